@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lb_model_config - config.json (and generation_config.json) of a Hugging Face decoder folder.
+ *
+ * Both generations of keys are read: rope_theta + rope_scaling and rope_parameters; torch_dtype
+ * and dtype. What is not implemented (yarn, sliding attention, MoE, another activation) is refused
+ * with the key's name, never approximated. All sizes are checked against the limits below before
+ * anyone multiplies them.
+ */
+#ifndef LB_COMMON_IO_CONFIG_H
+#define LB_COMMON_IO_CONFIG_H
+
+#include "common/base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LB_CONFIG_VOCAB_MAX (1u << 20)
+#define LB_CONFIG_HIDDEN_MAX (1u << 15)
+#define LB_CONFIG_LAYERS_MAX 512u
+#define LB_CONFIG_HEADS_MAX 512u
+#define LB_CONFIG_EOS_MAX 16u
+
+typedef enum lb_family { LB_FAMILY_LLAMA, LB_FAMILY_QWEN2, LB_FAMILY_QWEN3 } lb_family;
+
+typedef struct lb_rope_config {
+    double theta;
+    bool llama3;               /* the llama3 scaling below applies */
+    double factor, low_freq_factor, high_freq_factor;
+    uint32_t original_max_positions;
+} lb_rope_config;
+
+typedef struct lb_model_config {
+    lb_family family;
+    uint32_t vocab;            /* V: rows of the embedding, padding included */
+    uint32_t hidden;           /* D */
+    uint32_t layers;           /* L */
+    uint32_t heads;            /* H query heads */
+    uint32_t kv_heads;         /* divides heads */
+    uint32_t head_dim;         /* even */
+    uint32_t mlp;              /* intermediate_size */
+    uint32_t max_positions;
+    double rms_eps;
+    lb_rope_config rope;
+    bool tied;                 /* the head is the embedding */
+    bool qkv_bias;             /* Qwen2: biases on q, k, v */
+    bool qk_norm;              /* Qwen3: RMSNorm on each head of q and k before RoPE */
+    uint32_t eos[LB_CONFIG_EOS_MAX];  /* union of config.json and generation_config.json */
+    uint32_t eos_count;
+} lb_model_config;
+
+/* Reads text[length] of config.json; generation may be NULL. LB_EUNSUPPORTED names the key. */
+LB_NODISCARD lb_status lb_config_parse(const char *text, size_t length, const char *generation,
+                                       size_t generation_length, lb_model_config *out,
+                                       lb_err *err);
+/* Reads DIR/config.json and, if there, DIR/generation_config.json. */
+LB_NODISCARD lb_status lb_config_load(const char *dir, lb_model_config *out, lb_err *err);
+bool lb_config_is_eos(const lb_model_config *config, uint32_t token);
+
+#endif

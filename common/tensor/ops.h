@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lb_ops - the operations a decoder is made of, over one backend.
+ *
+ * An lb_ops is a stream of operations with an arena for temporaries and a sticky error: after a
+ * failure (a shape that does not fit, memory, a device) every further call does nothing, and
+ * lb_ops_status tells what the first failure was. So a forward pass reads as the paper does.
+ * One thread uses an lb_ops at a time; the backend's own threads are inside the ops.
+ *
+ * Numerics, for every op: f32 arithmetic (bf16 only as storage of weights), fused multiply-adds in
+ * an order that depends on the columns alone. The result for a row therefore has the same bits
+ * whatever the number of rows, of threads, and whichever instruction set the backend chose.
+ * Shapes: T rows (tokens), D hidden, N outputs, K inputs, H heads, V vocabulary.
+ */
+#ifndef LB_COMMON_TENSOR_OPS_H
+#define LB_COMMON_TENSOR_OPS_H
+
+#include "common/base/status.h"
+#include "common/tensor/tensor.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct lb_backend lb_backend;
+typedef struct lb_ops lb_ops;
+
+/* ---- backend and stream ---- */
+
+/* Opens the backend ("cpu"). threads 0: as many as the process may use (affinity and cgroup).
+ * isa NULL: the best this chip has; "avx512", "avx2" or "portable" for tests (LB_EUNSUPPORTED if
+ * the chip lacks it). */
+LB_NODISCARD lb_status lb_backend_open(const char *name, uint32_t threads, const char *isa,
+                                       lb_backend **out, lb_err *err);
+void lb_backend_close(lb_backend *backend);
+const char *lb_backend_describe(const lb_backend *backend);  /* "cpu avx512, 2 threads" */
+
+LB_NODISCARD lb_status lb_ops_create(lb_backend *backend, lb_ops **out, lb_err *err);
+void lb_ops_free(lb_ops *ops);
+lb_status lb_ops_status(const lb_ops *ops, lb_err *err);     /* copies the first failure */
+void lb_ops_reset(lb_ops *ops);                  /* forgets the failure and frees the arena */
+void lb_ops_fail(lb_ops *ops, lb_status status, const char *what);
+
+/* Temporaries of the arena, zeroed; on failure the stream fails and data is NULL. A mark taken
+ * before and released after gives the memory of everything allocated in between back. */
+lb_tensor lb_ops_alloc(lb_ops *ops, lb_dtype dtype, size_t rows, size_t cols);
+size_t lb_ops_mark(const lb_ops *ops);
+void lb_ops_release(lb_ops *ops, size_t mark);
+size_t lb_ops_peak_bytes(const lb_ops *ops);
+
+/* Memory that outlives the stream's arena (KV caches, adapters); zeroed. */
+LB_NODISCARD lb_status lb_device_alloc(lb_backend *backend, lb_dtype dtype, size_t rows,
+                                       size_t cols, lb_tensor *out, lb_err *err);
+void lb_device_free(lb_backend *backend, lb_tensor *tensor);
+void lb_copy_in(lb_ops *ops, lb_tensor to, const void *host);   /* host: [rows, cols] contiguous */
+void lb_copy_out(lb_ops *ops, lb_tensor from, void *host);
+
+/* ---- weights ---- */
+
+typedef enum lb_weight_flags {
+    LB_WEIGHT_FORWARD = 1,   /* lb_linear */
+    LB_WEIGHT_BACKWARD = 2,  /* lb_linear_backward; a second packing */
+    LB_WEIGHT_ROWS = 4,      /* lb_embed: rows are read by index */
+} lb_weight_flags;
+
+/* Packs host [N, K] of source_dtype (LB_F32 or LB_BF16, row-major, any alignment) as `stored`
+ * (LB_F32 or LB_BF16, rounding to nearest even). */
+LB_NODISCARD lb_status lb_weight_create(lb_backend *backend, size_t n, size_t k,
+                                        const void *source, lb_dtype source_dtype,
+                                        lb_dtype stored, unsigned flags, lb_weight **out,
+                                        lb_err *err);
+void lb_weight_free(lb_weight *weight);
+size_t lb_weight_n(const lb_weight *weight);
+size_t lb_weight_k(const lb_weight *weight);
+size_t lb_weight_bytes(const lb_weight *weight);
+
+/* ---- forward ---- */
+
+/* out[T, D] = rows of table at ids[T] (host array; an id outside [0, N) fails the stream). */
+void lb_embed(lb_ops *ops, lb_tensor out, const lb_weight *table, const uint32_t *ids);
+/* out[T, N] = x[T, K] W^T + bias (bias [1, N] or data NULL). */
+void lb_linear(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *w, lb_tensor bias);
+/* out[T, D] = x / sqrt(mean(x^2) + eps) * gain[1, D]. out may be x. */
+void lb_rmsnorm(lb_ops *ops, lb_tensor out, lb_tensor x, lb_tensor gain, float eps);
+/* Rotates x[T, H * head_dim] in place, half-split form (rotate_half), by table rows positions[T]
+ * (host). table [P, head_dim]: cos of head_dim / 2 angles, then sin. inverse: the transpose, which
+ * is the backward. */
+void lb_rope(lb_ops *ops, lb_tensor x, size_t head_dim, lb_tensor table,
+             const uint32_t *positions, bool inverse);
+/* out[T, M] = silu(gate) * up. */
+void lb_swiglu(lb_ops *ops, lb_tensor out, lb_tensor gate, lb_tensor up);
+void lb_add(lb_ops *ops, lb_tensor to, lb_tensor x);              /* to += x */
+void lb_copy(lb_ops *ops, lb_tensor to, lb_tensor from);
+/* to[i] = from[index[i]] by rows (gather), or to[index[i]] = from[i] (scatter). Host indices. */
+void lb_gather_rows(lb_ops *ops, lb_tensor to, lb_tensor from, const uint32_t *index);
+void lb_scatter_rows(lb_ops *ops, lb_tensor to, lb_tensor from, const uint32_t *index);
+
+/* C = alpha * A op B (+ C when accumulate), all f32 tensors:
+ *   nt: A[M, K] B[N, K]^T     nn: A[M, K] B[K, N]     tn: A[K, M]^T B[K, N]
+ * Sums run over K in order. */
+void lb_gemm_nt(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);
+void lb_gemm_nn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);
+void lb_gemm_tn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);
+
+/* Which cached keys a query row sees, in order: first[0 .. count[0]) rows from first[0], then
+ * count[1] rows from first[1]. The second span ends with the row's own key; the first is a prompt
+ * that a group of rollouts shares, or empty. */
+typedef struct lb_kv_spans {
+    uint32_t first[2];
+    uint32_t count[2];
+} lb_kv_spans;
+
+typedef struct lb_attention_shape {
+    uint32_t heads, kv_heads, head_dim;
+    float scale;                     /* 1 / sqrt(head_dim) */
+} lb_attention_shape;
+
+/* out[T, H * head_dim]: softmax(scale * q k^T) v over each row's spans (host array [T]).
+ * k, v: [slots, kv_heads * head_dim]; query head h reads kv head h / (heads / kv_heads).
+ * No [T, T] buffer: memory is one row of scores per thread. The bits of a row depend on its keys
+ * in logical order, not on how they are split into spans. */
+void lb_attention(lb_ops *ops, lb_tensor out, lb_tensor q, lb_tensor k, lb_tensor v,
+                  const lb_kv_spans *spans, const lb_attention_shape *shape);
+
+/* ---- the head: [T, V] is never materialised; tiles of the vocabulary are ---- */
+
+/* Results per row; a NULL member is not computed. All host arrays.
+ *   logprob [T] log softmax at target, natural      lse [T] logsumexp of the logits
+ *   rank [T] 1 + number of strictly larger logits   entropy [T] nats
+ *   top_id, top_logprob [T, k], largest first; ties: the smaller id first */
+typedef struct lb_head_out {
+    float *logprob, *lse, *entropy, *top_logprob;
+    uint32_t *rank, *top_id;
+    size_t k;
+} lb_head_out;
+
+/* h[T, D] (after the final norm), w [V, D]; targets[T] host, NULL when logprob and rank are. */
+void lb_head(lb_ops *ops, lb_tensor h, const lb_weight *w, const uint32_t *targets,
+             const lb_head_out *out);
+
+/* dh[T, D] = sum_v grad[t] (1[v = target] - softmax_v) W[v]: the backward of logprob. grad[T] is
+ * dL/dlogprob (host); a row with grad 0 gives exactly 0 and costs nothing. lse as lb_head gave. */
+void lb_head_backward(lb_ops *ops, lb_tensor dh, lb_tensor h, const lb_weight *w,
+                      const uint32_t *targets, const float *lse, const float *grad);
+
+typedef struct lb_sample_params {
+    float temperature;     /* 0: greedy (the smallest id among equals) */
+    float top_p;           /* (0, 1]; 1: off */
+    uint32_t top_k;        /* 0: off */
+} lb_sample_params;
+
+/* Draws token[t] for each row from the softmax of logits / temperature, cut to top_k then top_p,
+ * by inverse CDF in id order of uniform[t] in [0, 1). allowed: bytes [V], 0 forbids an id; NULL:
+ * all. logprob[t]: the raw log softmax (temperature 1, nothing forbidden) of the drawn token, the
+ * same bits as lb_head gives. */
+void lb_head_sample(lb_ops *ops, lb_tensor h, const lb_weight *w, const uint8_t *allowed,
+                    const lb_sample_params *params, const float *uniform, uint32_t *token,
+                    float *logprob);
+
+/* ---- backward ---- */
+
+/* dx[T, K] = dy[T, N] W (+ dx when accumulate). w needs LB_WEIGHT_BACKWARD. */
+void lb_linear_backward(lb_ops *ops, lb_tensor dx, lb_tensor dy, const lb_weight *w,
+                        bool accumulate);
+/* dx = d(rmsnorm)/dx of dy, x the input of the forward. dx may not alias. accumulate adds. */
+void lb_rmsnorm_backward(lb_ops *ops, lb_tensor dx, lb_tensor dy, lb_tensor x, lb_tensor gain,
+                         float eps, bool accumulate);
+void lb_swiglu_backward(lb_ops *ops, lb_tensor dgate, lb_tensor dup, lb_tensor dout,
+                        lb_tensor gate, lb_tensor up);
+/* dq, dk, dv of lb_attention for packed causal sequences: sequence s is rows
+ * [starts[s], starts[s + 1]) of q, k and v alike, row t sees starts[s] .. t. Overwrites all three.
+ * One task is one sequence and kv head, so the sums have one order. */
+void lb_attention_backward(lb_ops *ops, const lb_tensor grads[3], lb_tensor dout, lb_tensor q,
+                           lb_tensor k, lb_tensor v, const uint32_t *starts, size_t sequences,
+                           const lb_attention_shape *shape);
+
+#endif

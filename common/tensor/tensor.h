@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lb_tensor, lb_weight - what the ops work on.
+ *
+ * An lb_tensor is a plain view: row-major, last dimension contiguous, rows stand `stride` elements
+ * apart. It owns nothing; its memory comes from lb_ops_alloc (freed with the arena) or from
+ * lb_device_alloc. Memory belongs to a backend: only ops, lb_copy_in and lb_copy_out touch it.
+ * An lb_weight is a frozen matrix [N, K] packed once for the backend's product, immutable after
+ * creation and shared between threads.
+ */
+#ifndef LB_COMMON_TENSOR_TENSOR_H
+#define LB_COMMON_TENSOR_TENSOR_H
+
+#include "common/base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum lb_dtype { LB_F32, LB_BF16, LB_I32 } lb_dtype;
+
+size_t lb_dtype_size(lb_dtype dtype);
+
+/* A matrix [rows, cols]. A vector is [1, cols] or [rows, 1]. */
+typedef struct lb_tensor {
+    lb_dtype dtype;
+    size_t rows, cols;
+    size_t stride;     /* elements between rows, >= cols */
+    void *data;        /* memory of the backend */
+} lb_tensor;
+
+lb_tensor lb_tensor_rows(lb_tensor t, size_t first, size_t count);   /* view of rows; asserts */
+lb_tensor lb_tensor_cols(lb_tensor t, size_t first, size_t count);   /* view of columns; asserts */
+/* The same memory as [rows, cols] where rows * cols matches and t is contiguous; asserts. */
+lb_tensor lb_tensor_reshape(lb_tensor t, size_t rows, size_t cols);
+
+float lb_bf16_to_f32(uint16_t value);
+uint16_t lb_f32_to_bf16(float value);      /* round to nearest even; NaN stays NaN */
+float lb_f16_to_f32(uint16_t value);
+
+typedef struct lb_weight lb_weight;        /* [N, K], packed; opaque, see backend_impl.h */
+
+#endif

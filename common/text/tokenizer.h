@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lb_tokenizer - byte-level BPE as tokenizer.json of Hugging Face describes it: added tokens, NFC
+ * or no normalizer, Split / Digits / ByteLevel pre-tokenizers (PCRE2 runs the file's own regular
+ * expression), merges by rank (strings "a b" or pairs), ignore_merges, TemplateProcessing's BOS.
+ *
+ * A component that is not implemented is refused with its name. Immutable after loading; encode
+ * and decode may be called from any thread.
+ */
+#ifndef LB_COMMON_TEXT_TOKENIZER_H
+#define LB_COMMON_TEXT_TOKENIZER_H
+
+#include "common/base/buf.h"
+#include "common/base/digest.h"
+#include "common/base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct lb_tokenizer lb_tokenizer;
+
+typedef struct lb_tokens {      /* a growing list; free with lb_tokens_free */
+    uint32_t *ids;
+    size_t count;
+    size_t capacity;
+} lb_tokens;
+void lb_tokens_free(lb_tokens *tokens);
+
+LB_NODISCARD lb_status lb_tokenizer_parse(const char *json, size_t length, lb_tokenizer **out,
+                                          lb_err *err);
+LB_NODISCARD lb_status lb_tokenizer_load(const char *dir, lb_tokenizer **out, lb_err *err);
+void lb_tokenizer_free(lb_tokenizer *tokenizer);
+
+/* Appends the ids of text[length] (UTF-8; LB_EDATA otherwise). special: text such as "<|im_end|>"
+ * becomes that token; without it, it is ordinary text, which is the only safe choice for text of
+ * users. add_bos: whether the file's post-processor may add its own tokens. */
+LB_NODISCARD lb_status lb_tokenizer_encode(const lb_tokenizer *tokenizer, const char *text,
+                                           size_t length, bool special, bool add_bos,
+                                           lb_tokens *out, lb_err *err);
+/* Appends the bytes of the ids: exact bytes of each token (partial UTF-8 stays as it is), special
+ * tokens left out when skip_special. Ids without text add nothing. */
+void lb_tokenizer_decode(const lb_tokenizer *tokenizer, const uint32_t *ids, size_t count,
+                         bool skip_special, lb_buf *out);
+
+size_t lb_tokenizer_size(const lb_tokenizer *tokenizer);      /* largest id with text, plus 1 */
+bool lb_tokenizer_has_text(const lb_tokenizer *tokenizer, uint32_t id);
+bool lb_tokenizer_is_special(const lb_tokenizer *tokenizer, uint32_t id);
+bool lb_tokenizer_find(const lb_tokenizer *tokenizer, const char *token, uint32_t *id);
+/* SHA-256 over the vocabulary, merges and added tokens in a fixed order (not over the file's
+ * spelling): equal digests tokenise equally. Hex, borrowed. */
+const char *lb_tokenizer_digest(const lb_tokenizer *tokenizer);
+
+#endif
