@@ -6,6 +6,7 @@
 #ifndef LB_COMMON_BASE_CLOCK_H
 #define LB_COMMON_BASE_CLOCK_H
 
+#include <pthread.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -14,6 +15,8 @@ double lb_clock_seconds(void);           /* monotonic seconds */
 int64_t lb_wall_seconds(void);           /* Unix time */
 int64_t lb_wall_ms(void);
 void lb_sleep_ms(int64_t ms);            /* returns early on a signal */
+/* A condition on the monotonic clock, for waits with deadlines. Returns 0 or an errno value. */
+int lb_cond_init(pthread_cond_t *condition);
 /* Absolute time for pthread_cond_timedwait on a condition made by lb_cond_init. */
 struct timespec lb_deadline_timespec(int64_t deadline_ms);
 

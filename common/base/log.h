@@ -12,6 +12,7 @@
 #include "common/base/status.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 typedef enum lb_log_level { LB_LOG_DEBUG, LB_LOG_INFO, LB_LOG_WARN, LB_LOG_ERROR } lb_log_level;
 
