@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/io/config.h"
+
+#include "common/base/json.h"
+#include "common/io/file.h"
+
+#include <string.h>
+
+#define CONFIG_BYTES_MAX (4u << 20)
+#define HEAD_DIM_MAX 1024u
+#define POSITIONS_MAX (1u << 27)
+#define ROPE_FACTOR_MAX 1e6
+
+typedef struct family_row {
+    const char *architecture, *model_type;
+    lb_family family;
+} family_row;
+
+static const family_row families[] = {
+    {"Qwen3ForCausalLM", "qwen3", LB_FAMILY_QWEN3},
+    {"Qwen2ForCausalLM", "qwen2", LB_FAMILY_QWEN2},
+    {"LlamaForCausalLM", "llama", LB_FAMILY_LLAMA},
+};
+
+static lb_status parse_family(const lb_json *root, lb_family *out, lb_err *err)
+{
+    const char *word = lb_json_string(lb_json_at(lb_json_get(root, "architectures"), 0));
+    bool by_type = !word;
+    if (by_type)
+        word = lb_json_string(lb_json_get(root, "model_type"));
+    if (!word)
+        return lb_fail(err, LB_EDATA, "architectures", "neither architectures nor model_type "
+                       "names the model's family");
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        if (strcmp(word, by_type ? families[i].model_type : families[i].architecture) == 0) {
+            *out = families[i].family;
+            return LB_OK;
+        }
+    }
+    return lb_fail(err, LB_EUNSUPPORTED, by_type ? "model_type" : "architectures",
+                   "'%.60s' is not supported; Qwen3, Qwen2 and Llama decoders are", word);
+}
+
+static lb_status parse_sizes(const lb_json *root, lb_model_config *c, lb_err *err)
+{
+    const struct {
+        const char *key;
+        uint32_t max, *out;
+    } sizes[] = {
+        {"vocab_size", LB_CONFIG_VOCAB_MAX, &c->vocab},
+        {"hidden_size", LB_CONFIG_HIDDEN_MAX, &c->hidden},
+        {"num_hidden_layers", LB_CONFIG_LAYERS_MAX, &c->layers},
+        {"num_attention_heads", LB_CONFIG_HEADS_MAX, &c->heads},
+        {"intermediate_size", LB_CONFIG_HIDDEN_MAX * 8, &c->mlp},
+        {"max_position_embeddings", POSITIONS_MAX, &c->max_positions},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        lb_status status = lb_json_need_u32(root, "", sizes[i].key, 1, sizes[i].max, sizes[i].out,
+                                            err);
+        if (status != LB_OK)
+            return status;
+    }
+    c->kv_heads = c->heads;
+    c->head_dim = c->hidden / c->heads;
+    lb_status status = lb_json_opt_u32(root, "", "num_key_value_heads", 1, LB_CONFIG_HEADS_MAX,
+                                       &c->kv_heads, err);
+    if (status == LB_OK)
+        status = lb_json_opt_u32(root, "", "head_dim", 2, HEAD_DIM_MAX, &c->head_dim, err);
+    if (status == LB_OK && c->heads % c->kv_heads != 0)
+        status = lb_fail(err, LB_EDATA, "num_key_value_heads", "%u does not divide %u heads",
+                         c->kv_heads, c->heads);
+    if (status == LB_OK && (c->head_dim < 2 || c->head_dim % 2 != 0))
+        status = lb_fail(err, LB_EDATA, "head_dim", "%u is not an even size", c->head_dim);
+    return status;
+}
+
+/* What would change the numbers and is not implemented is refused with its key. */
+static lb_status refuse_unsupported(const lb_json *root, const lb_model_config *c, lb_err *err)
+{
+    const char *act = "silu";
+    bool sliding = false, attention_bias = false, mlp_bias = false;
+    lb_status status = lb_json_opt_string(root, "", "hidden_act", &act, err);
+    if (status == LB_OK && strcmp(act, "silu") != 0)
+        status = lb_fail(err, LB_EUNSUPPORTED, "hidden_act", "'%.40s' is not supported; silu is",
+                         act);
+    if (status == LB_OK)
+        status = lb_json_opt_bool(root, "", "use_sliding_window", &sliding, err);
+    if (status == LB_OK && sliding)
+        status = lb_fail(err, LB_EUNSUPPORTED, "use_sliding_window",
+                         "sliding attention is not supported");
+    if (status == LB_OK)
+        status = lb_json_opt_bool(root, "", "attention_bias", &attention_bias, err);
+    if (status == LB_OK && attention_bias && c->family != LB_FAMILY_QWEN2)
+        status = lb_fail(err, LB_EUNSUPPORTED, "attention_bias",
+                         "biases on the attention's projections are supported for Qwen2 only");
+    if (status == LB_OK)
+        status = lb_json_opt_bool(root, "", "mlp_bias", &mlp_bias, err);
+    if (status == LB_OK && mlp_bias)
+        status = lb_fail(err, LB_EUNSUPPORTED, "mlp_bias", "biases in the MLP are not supported");
+    if (status != LB_OK)
+        return status;
+    const lb_json *types = lb_json_get(root, "layer_types");
+    for (size_t i = 0; i < lb_json_array_size(types); i++) {
+        const char *type = lb_json_string(lb_json_at(types, i));
+        if (!type || strcmp(type, "full_attention") != 0)
+            return lb_fail(err, LB_EUNSUPPORTED, "layer_types",
+                           "layer %zu is '%.40s'; only full_attention is supported", i,
+                           type ? type : "?");
+    }
+    const lb_json *quantization = lb_json_get(root, "quantization_config");
+    if (quantization && !lb_json_is_null(quantization))
+        return lb_fail(err, LB_EUNSUPPORTED, "quantization_config",
+                       "quantised checkpoints are not supported");
+    return LB_OK;
+}
+
+static lb_status parse_llama3(const lb_json *rope, const char *where, lb_rope_config *out,
+                              lb_err *err)
+{
+    out->llama3 = true;
+    lb_status status = lb_json_need_f64(rope, where, "factor", 1, ROPE_FACTOR_MAX, &out->factor,
+                                        err);
+    if (status == LB_OK)
+        status = lb_json_need_f64(rope, where, "low_freq_factor", 1e-6, ROPE_FACTOR_MAX,
+                                  &out->low_freq_factor, err);
+    if (status == LB_OK)
+        status = lb_json_need_f64(rope, where, "high_freq_factor", 1e-6, ROPE_FACTOR_MAX,
+                                  &out->high_freq_factor, err);
+    if (status == LB_OK && out->high_freq_factor <= out->low_freq_factor)
+        status = lb_fail(err, LB_EDATA, where, "high_freq_factor is not above low_freq_factor");
+    if (status == LB_OK)
+        status = lb_json_need_u32(rope, where, "original_max_position_embeddings", 1,
+                                  POSITIONS_MAX, &out->original_max_positions, err);
+    return status;
+}
+
+/* rope_parameters (Transformers 5) holds theta and the scaling; before it, rope_theta stood at the
+ * top and rope_scaling beside it. */
+static lb_status parse_rope(const lb_json *root, lb_rope_config *out, lb_err *err)
+{
+    const lb_json *parameters = NULL, *scaling = NULL;
+    const char *where = "rope_parameters", *type = NULL;
+    out->theta = 10000.0;
+    lb_status status = lb_json_opt_object(root, "", "rope_parameters", &parameters, err);
+    if (status == LB_OK)
+        status = lb_json_opt_f64(root, "", "rope_theta", 1, 1e12, &out->theta, err);
+    if (status == LB_OK && parameters)
+        status = lb_json_opt_f64(parameters, where, "rope_theta", 1, 1e12, &out->theta, err);
+    if (status == LB_OK && !parameters)
+        status = lb_json_opt_object(root, "", "rope_scaling", &scaling, err);
+    if (status != LB_OK)
+        return status;
+    const lb_json *rope = parameters ? parameters : scaling;
+    where = parameters ? "rope_parameters" : "rope_scaling";
+    if (!rope)
+        return LB_OK;
+    status = lb_json_opt_string(rope, where, "type", &type, err);
+    if (status == LB_OK)
+        status = lb_json_opt_string(rope, where, "rope_type", &type, err);
+    if (status != LB_OK || !type || strcmp(type, "default") == 0)
+        return status;
+    if (strcmp(type, "llama3") == 0)
+        return parse_llama3(rope, where, out, err);
+    return lb_fail(err, LB_EUNSUPPORTED, parameters ? "rope_parameters.rope_type"
+                                                    : "rope_scaling.rope_type",
+                   "rope type '%.40s' is not supported; default and llama3 are", type);
+}
+
+/* Adds the end-of-sequence ids of one file: an integer, a list, or null. */
+static lb_status add_eos(const lb_json *root, lb_model_config *c, lb_err *err)
+{
+    const lb_json *node = lb_json_get(root, "eos_token_id");
+    if (!node || lb_json_is_null(node))
+        return LB_OK;
+    size_t count = lb_json_is_array(node) ? lb_json_array_size(node) : 1;
+    for (size_t i = 0; i < count; i++) {
+        const lb_json *id = lb_json_is_array(node) ? lb_json_at(node, i) : node;
+        if (!lb_json_is_integer(id) || lb_json_integer(id) < 0 || lb_json_integer(id) >= c->vocab)
+            return lb_fail(err, LB_EDATA, "eos_token_id", "entry %zu is not an id below %u", i,
+                           c->vocab);
+        uint32_t token = (uint32_t)lb_json_integer(id);
+        if (lb_config_is_eos(c, token))
+            continue;
+        if (c->eos_count == LB_CONFIG_EOS_MAX)
+            return lb_fail(err, LB_ETOOBIG, "eos_token_id", "there are more than %u ids",
+                           LB_CONFIG_EOS_MAX);
+        c->eos[c->eos_count++] = token;
+    }
+    return LB_OK;
+}
+
+static lb_status parse_object(const char *text, size_t length, const char *file, lb_json **out,
+                              lb_err *err)
+{
+    lb_status status = lb_json_parse(text, length, out, err);
+    if (status != LB_OK) {
+        lb_err_wrap(err, "%s", file);
+    } else if (!lb_json_is_object(*out)) {
+        status = lb_fail(err, LB_EDATA, file, "%s does not hold an object", file);
+    }
+    return status;
+}
+
+lb_status lb_config_parse(const char *text, size_t length, const char *generation,
+                          size_t generation_length, lb_model_config *out, lb_err *err)
+{
+    lb_json *root = NULL, *extra = NULL;
+    lb_model_config c = {.rms_eps = 1e-6};
+    lb_status status = parse_object(text, length, "config.json", &root, err);
+    if (status == LB_OK && generation)
+        status = parse_object(generation, generation_length, "generation_config.json", &extra,
+                              err);
+    if (status == LB_OK)
+        status = parse_family(root, &c.family, err);
+    if (status == LB_OK)
+        status = parse_sizes(root, &c, err);
+    if (status == LB_OK)
+        status = refuse_unsupported(root, &c, err);
+    if (status == LB_OK)
+        status = parse_rope(root, &c.rope, err);
+    if (status == LB_OK)
+        status = lb_json_opt_f64(root, "", "rms_norm_eps", 0, 1, &c.rms_eps, err);
+    if (status == LB_OK)
+        status = lb_json_opt_bool(root, "", "tie_word_embeddings", &c.tied, err);
+    if (status == LB_OK)
+        status = add_eos(root, &c, err);
+    if (status == LB_OK && extra)
+        status = add_eos(extra, &c, err);
+    c.qkv_bias = c.family == LB_FAMILY_QWEN2;
+    c.qk_norm = c.family == LB_FAMILY_QWEN3;
+    if (status == LB_OK)
+        *out = c;
+    lb_json_free(root);
+    lb_json_free(extra);
+    return status;
+}
+
+lb_status lb_config_load(const char *dir, lb_model_config *out, lb_err *err)
+{
+    char path[LB_PATH_MAX];
+    lb_buf config = {0}, generation = {0};
+    lb_status status = lb_path_join(path, sizeof path, dir, "config.json", err);
+    if (status == LB_OK)
+        status = lb_file_read(path, CONFIG_BYTES_MAX, &config, err);
+    if (status == LB_OK)
+        status = lb_path_join(path, sizeof path, dir, "generation_config.json", err);
+    if (status == LB_OK && lb_path_is_file(path))
+        status = lb_file_read(path, CONFIG_BYTES_MAX, &generation, err);
+    if (status == LB_OK)
+        status = lb_config_parse((const char *)config.data, config.length,
+                                 (const char *)generation.data, generation.length, out, err);
+    lb_buf_free(&config);
+    lb_buf_free(&generation);
+    return status;
+}
+
+bool lb_config_is_eos(const lb_model_config *config, uint32_t token)
+{
+    for (uint32_t i = 0; i < config->eos_count; i++) {
+        if (config->eos[i] == token)
+            return true;
+    }
+    return false;
+}
