@@ -2,16 +2,10 @@
 #include "common/base/rng.h"
 #include "common/io/safetensors.h"
 #include "common/train/adam.h"
+#include "tests/check.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
 
 #define ELEMENTS 64
 #define LEAVES 13
@@ -28,7 +22,7 @@ static void test_trajectory(void **state)
     assert_int_equal(lb_adam_create(1, &adam, NULL), LB_OK);
     for (int t = 0; t < 3; t++) {
         assert_int_equal(lb_adam_step(&adam, &config, 1e-4, 1.0, &grads[t], &w, NULL), LB_OK);
-        assert_double_equal(w, want[t], 4e-8);   /* half a unit in the last place of f32 */
+        assert_close(w, want[t], 4e-8);   /* half a unit in the last place of f32 */
     }
     lb_adam_free(&adam);
 }

@@ -6,16 +6,10 @@
 #include "common/base/json.h"
 #include "common/io/file.h"
 #include "common/train/loss.h"
+#include "tests/check.h"
 
-#include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <cmocka.h>
 
 #define TOKENS 6
 /* f32 inputs and outputs against float64 vectors: a few units in the last place of f32. */
@@ -89,7 +83,7 @@ static void test_advantage(void **state)
                                       NULL), LB_OK);
         /* The vectors leak onto the prompt when the discount is above 0; we mask again. */
         for (size_t t = 0; t < TOKENS; t++)
-            assert_double_equal(got[t], g->mask[t] ? want[t] : 0.0, TOLERANCE);
+            assert_close(got[t], g->mask[t] ? want[t] : 0.0, TOLERANCE);
     }
 }
 
@@ -114,18 +108,18 @@ static void test_gradients_match_vectors(void **state)
         lb_loss_inputs in = {TOKENS, g->learner, g->sampler, g->teacher, advantage, g->mask};
         assert_int_equal(lb_loss_gradient(&config, &in, grad, &sums, NULL), LB_OK);
         for (size_t t = 0; t < TOKENS; t++)
-            assert_double_equal(grad[t], want[t], TOLERANCE * (1 + fabs(want[t])));
+            assert_close(grad[t], want[t], TOLERANCE * (1 + fabs(want[t])));
         double loss = lb_json_number(lb_json_get(expected, "loss"));
-        assert_double_equal(sums.loss, loss, TOLERANCE * (1 + fabs(loss)));
+        assert_close(sums.loss, loss, TOLERANCE * (1 + fabs(loss)));
         assert_int_equal(sums.tokens, 4);
         double tokens = (double)sums.tokens;
-        assert_double_equal(sums.log_ratio / tokens,
+        assert_close(sums.log_ratio / tokens,
                             lb_json_number(lb_json_get(losses, "kl_sample_train_v1")), TOLERANCE);
-        assert_double_equal(0.5 * sums.log_ratio_square / tokens,
+        assert_close(0.5 * sums.log_ratio_square / tokens,
                             lb_json_number(lb_json_get(losses, "kl_sample_train_v2")), TOLERANCE);
-        assert_double_equal(-sums.sampler_logprob / tokens,
+        assert_close(-sums.sampler_logprob / tokens,
                             lb_json_number(lb_json_get(losses, "entropy")), TOLERANCE);
-        assert_double_equal(sums.reverse_kl / tokens,
+        assert_close(sums.reverse_kl / tokens,
                             lb_json_number(lb_json_get(lb_json_get(g->root, "alignment"),
                                                        "teacher_kl_metric")), TOLERANCE);
     }
@@ -162,7 +156,7 @@ static void test_gradients_match_differences(void **state)
             double slope = (value[1] - value[0]) / (2.0 * (double)step);
             /* cispo holds its clipped ratio constant, so its loss has another slope. */
             if (kind != LB_LOSS_CISPO)
-                assert_double_equal(grad[t], slope, 1e-3 * (1 + fabs(slope)));
+                assert_close(grad[t], slope, 1e-3 * (1 + fabs(slope)));
         }
     }
 }
@@ -211,7 +205,7 @@ static void test_ratio_is_capped(void **state)
     lb_loss_sums sums = {0};
     lb_loss_inputs in = {1, &learner, &sampler, NULL, &advantage, &mask};
     assert_int_equal(lb_loss_gradient(&config, &in, &grad, &sums, NULL), LB_OK);
-    assert_double_equal(grad, -exp(20.0), exp(20.0) * 1e-6);
+    assert_close(grad, -exp(20.0), exp(20.0) * 1e-6);
 }
 
 int main(void)
