@@ -12,3 +12,97 @@
 #include "common/tensor/ops.h"
 #include "common/tensor/tensor.h"
 
+/* A frozen matrix [n, k]. Packings that were not asked for are NULL. A packing of [n, k] is panels
+ * of LB_PANEL columns: element (row, column) at ((row / P) * k + column) * P + row % P, rows padded
+ * with zeros to whole panels. */
+#define LB_PANEL 32u
+
+struct lb_weight {
+    lb_dtype stored;
+    size_t n, k;
+    unsigned flags;
+    void *forward;     /* [n / P][k][P]: products x W^T */
+    void *backward;    /* [k / P][n][P]: products dy W */
+    void *rows;        /* [n, k] row-major, for lb_embed */
+    size_t bytes;
+    const lb_backend *backend;
+};
+
+/* The three f32 products differ in how A and B are read. */
+typedef enum lb_gemm_kind { LB_GEMM_NT, LB_GEMM_NN, LB_GEMM_TN } lb_gemm_kind;
+
+typedef struct lb_gemm_args {
+    lb_gemm_kind kind;
+    lb_tensor c, a, b;
+    float alpha;
+    bool accumulate;
+} lb_gemm_args;
+
+typedef struct lb_sample_args {
+    const lb_weight *w;
+    const uint8_t *allowed;
+    const lb_sample_params *params;
+    const float *uniform;
+    uint32_t *token;
+    float *logprob;
+} lb_sample_args;
+
+typedef struct lb_attention_args {
+    lb_tensor out, q, k, v;
+    const lb_kv_spans *spans;
+    const lb_attention_shape *shape;
+} lb_attention_args;
+
+typedef struct lb_attention_grad_args {
+    lb_tensor dq, dk, dv, dout, q, k, v;
+    const uint32_t *starts;
+    size_t sequences;
+    const lb_attention_shape *shape;
+} lb_attention_grad_args;
+
+/* Entries return LB_OK, LB_ENOMEM or a device's failure. `self` is the backend's own state. */
+typedef struct lb_backend_table {
+    lb_status (*alloc)(void *self, size_t bytes, void **out);        /* zeroed, 64-byte aligned */
+    void (*release)(void *self, void *memory);
+    void (*clear)(void *self, void *memory, size_t bytes);
+    lb_status (*copy_in)(void *self, lb_tensor to, const void *host);
+    lb_status (*copy_out)(void *self, lb_tensor from, void *host);
+    lb_status (*weight_pack)(void *self, lb_weight *weight, const void *source,
+                             lb_dtype source_dtype);
+    void (*weight_drop)(void *self, lb_weight *weight);
+    lb_status (*embed)(void *self, lb_tensor out, const lb_weight *table, const uint32_t *ids);
+    lb_status (*linear)(void *self, lb_tensor out, lb_tensor x, const lb_weight *w,
+                        lb_tensor bias);
+    lb_status (*linear_backward)(void *self, lb_tensor dx, lb_tensor dy, const lb_weight *w,
+                                 bool accumulate);
+    lb_status (*rmsnorm)(void *self, lb_tensor out, lb_tensor x, lb_tensor gain, float eps);
+    lb_status (*rmsnorm_backward)(void *self, const lb_tensor t[4], float eps, bool accumulate);
+    lb_status (*rope)(void *self, lb_tensor x, size_t head_dim, lb_tensor table,
+                      const uint32_t *positions, bool inverse);
+    lb_status (*swiglu)(void *self, lb_tensor out, lb_tensor gate, lb_tensor up);
+    lb_status (*swiglu_backward)(void *self, const lb_tensor t[5]);
+    lb_status (*add)(void *self, lb_tensor to, lb_tensor x);
+    lb_status (*copy_rows)(void *self, lb_tensor to, lb_tensor from, const uint32_t *to_index,
+                           const uint32_t *from_index, size_t rows);
+    lb_status (*gemm)(void *self, const lb_gemm_args *args);
+    lb_status (*attention)(void *self, const lb_attention_args *args);
+    lb_status (*attention_backward)(void *self, const lb_attention_grad_args *args);
+    lb_status (*head)(void *self, lb_tensor h, const lb_weight *w, const uint32_t *targets,
+                      const lb_head_out *out);
+    lb_status (*head_backward)(void *self, lb_tensor dh, lb_tensor h, const lb_weight *w,
+                               const uint32_t *targets, const float *lse, const float *grad);
+    lb_status (*head_sample)(void *self, lb_tensor h, const lb_sample_args *args);
+    void (*close)(void *self);
+} lb_backend_table;
+
+struct lb_backend {
+    const lb_backend_table *table;
+    void *self;
+    char description[96];
+};
+
+/* Opens the CPU backend into *out (table, self and description are set). */
+LB_NODISCARD lb_status lb_cpu_open(uint32_t threads, const char *isa, lb_backend *out,
+                                   lb_err *err);
+
+#endif

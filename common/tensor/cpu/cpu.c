@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/tensor/cpu/cpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define ALIGNMENT 64u
+
+typedef struct isa_row {
+    const char *name;
+    const lb_backend_table *table;
+} isa_row;
+
+static void *allocate(size_t bytes)
+{
+    return aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+}
+
+lb_status lb_cpu_scratch(lb_cpu *cpu, size_t bytes)
+{
+    if (bytes <= cpu->scratch_bytes)
+        return LB_OK;
+    for (uint32_t i = 0; i < lb_pool_threads(cpu->pool); i++) {
+        free(cpu->scratch[i]);
+        cpu->scratch[i] = allocate(bytes);
+        if (!cpu->scratch[i]) {
+            cpu->scratch_bytes = 0;
+            return LB_ENOMEM;
+        }
+    }
+    cpu->scratch_bytes = bytes;
+    return LB_OK;
+}
+
+lb_status lb_cpu_shared(lb_cpu *cpu, size_t bytes)
+{
+    if (bytes <= cpu->shared_bytes)
+        return LB_OK;
+    free(cpu->shared);
+    cpu->shared = allocate(bytes);
+    cpu->shared_bytes = cpu->shared ? bytes : 0;
+    return cpu->shared ? LB_OK : LB_ENOMEM;
+}
+
+lb_status lb_cpu_alloc(void *self, size_t bytes, void **out)
+{
+    (void)self;
+    void *memory = bytes <= SIZE_MAX - ALIGNMENT ? allocate(bytes ? bytes : ALIGNMENT) : NULL;
+    if (!memory)
+        return LB_ENOMEM;
+    memset(memory, 0, bytes);
+    *out = memory;
+    return LB_OK;
+}
+
+void lb_cpu_release(void *self, void *memory)
+{
+    (void)self;
+    free(memory);
+}
+
+void lb_cpu_clear(void *self, void *memory, size_t bytes)
+{
+    (void)self;
+    memset(memory, 0, bytes);
+}
+
+lb_status lb_cpu_copy_in(void *self, lb_tensor to, const void *host)
+{
+    (void)self;
+    size_t size = lb_dtype_size(to.dtype);
+    for (size_t r = 0; r < to.rows; r++)
+        memcpy((char *)to.data + r * to.stride * size, (const char *)host + r * to.cols * size,
+               to.cols * size);
+    return LB_OK;
+}
+
+lb_status lb_cpu_copy_out(void *self, lb_tensor from, void *host)
+{
+    (void)self;
+    size_t size = lb_dtype_size(from.dtype);
+    for (size_t r = 0; r < from.rows; r++)
+        memcpy((char *)host + r * from.cols * size, (char *)from.data + r * from.stride * size,
+               from.cols * size);
+    return LB_OK;
+}
+
+void lb_cpu_close(void *self)
+{
+    lb_cpu *cpu = self;
+    if (!cpu)
+        return;
+    for (uint32_t i = 0; cpu->scratch && i < lb_pool_threads(cpu->pool); i++)
+        free(cpu->scratch[i]);
+    free(cpu->scratch);
+    free(cpu->shared);
+    lb_pool_free(cpu->pool);
+    free(cpu);
+}
+
+/* The rows this chip can run, best first. */
+static size_t supported(isa_row rows[3])
+{
+    size_t count = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        rows[count++] = (isa_row){"avx512", &lb_cpu_table_avx512};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        rows[count++] = (isa_row){"avx2", &lb_cpu_table_avx2};
+#endif
+    rows[count++] = (isa_row){"portable", &lb_cpu_table_portable};
+    return count;
+}
+
+static lb_status choose(const char *isa, isa_row *out, lb_err *err)
+{
+    isa_row rows[3];
+    size_t count = supported(rows);
+    for (size_t i = 0; i < count; i++) {
+        if (!isa || strcmp(isa, rows[i].name) == 0) {
+            *out = rows[i];
+            return LB_OK;
+        }
+    }
+    return lb_fail(err, LB_EUNSUPPORTED, "isa", "this machine does not have '%.20s'", isa);
+}
+
+lb_status lb_cpu_open(uint32_t threads, const char *isa, lb_backend *out, lb_err *err)
+{
+    isa_row row = {0};
+    lb_cpu *cpu = NULL;
+    lb_status status = choose(isa, &row, err);
+    if (status != LB_OK)
+        return status;
+    cpu = calloc(1, sizeof *cpu);
+    if (!cpu)
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for the CPU backend");
+    status = lb_pool_create(threads, &cpu->pool, err);
+    if (status != LB_OK) {
+        free(cpu);
+        return status;
+    }
+    uint32_t count = lb_pool_threads(cpu->pool);
+    cpu->scratch = calloc(count, sizeof *cpu->scratch);
+    if (!cpu->scratch) {
+        lb_cpu_close(cpu);
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for the CPU backend");
+    }
+    out->table = row.table;
+    out->self = cpu;
+    snprintf(out->description, sizeof out->description, "cpu %s, %u thread%s", row.name, count,
+             count == 1 ? "" : "s");
+    return LB_OK;
+}

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lb_cpu - the CPU backend's state, and the two kernels that several op files share.
+ *
+ * Each op file is compiled once for each instruction set (see CMakeLists.txt); LB_K gives its
+ * symbols a suffix, and cpu/table.c gathers them into one lb_backend_table a set.
+ */
+#ifndef LB_COMMON_TENSOR_CPU_CPU_H
+#define LB_COMMON_TENSOR_CPU_CPU_H
+
+#include "common/tensor/backend_impl.h"
+#include "common/tensor/cpu/pool.h"
+#include "common/tensor/cpu/simd.h"
+
+typedef struct lb_cpu {
+    lb_pool *pool;
+    void **scratch;            /* [threads], each of scratch_bytes */
+    size_t scratch_bytes;
+    void *shared;              /* packed operands of one product */
+    size_t shared_bytes;
+} lb_cpu;
+
+/* Makes every thread's scratch at least this large (64-byte aligned). */
+LB_NODISCARD lb_status lb_cpu_scratch(lb_cpu *cpu, size_t bytes);
+/* The same for the one buffer that all threads read. */
+LB_NODISCARD lb_status lb_cpu_shared(lb_cpu *cpu, size_t bytes);
+
+lb_status lb_cpu_alloc(void *self, size_t bytes, void **out);
+void lb_cpu_release(void *self, void *memory);
+void lb_cpu_clear(void *self, void *memory, size_t bytes);
+lb_status lb_cpu_copy_in(void *self, lb_tensor to, const void *host);
+lb_status lb_cpu_copy_out(void *self, lb_tensor from, void *host);
+lb_status lb_cpu_weight_pack(void *self, lb_weight *weight, const void *source,
+                             lb_dtype source_dtype);
+void lb_cpu_weight_drop(void *self, lb_weight *weight);
+void lb_cpu_close(void *self);
+
+extern const lb_backend_table lb_cpu_table_portable;
+#if defined(__x86_64__)
+extern const lb_backend_table lb_cpu_table_avx2;
+extern const lb_backend_table lb_cpu_table_avx512;
+#endif
+
+/* ---- compiled once for each instruction set ---- */
+
+static inline float *row_f32(lb_tensor t, size_t row)
+{
+    return (float *)t.data + row * t.stride;
+}
+
+/* c[rows, n] = alpha * a[rows, k] P (+ c) (+ bias), P the panels of a packing with k columns. Each
+ * element is one chain of fused multiply-adds over k in order, from 0. */
+typedef struct lb_product {
+    const float *a;
+    size_t lda;
+    const void *panels;
+    lb_dtype stored;
+    float *c;
+    size_t ldc, k, n;
+    size_t depth;              /* rows between panels: k, or more when only a part of it is summed */
+    float alpha;
+    bool accumulate;
+    const float *bias;         /* [n] or NULL */
+} lb_product;
+
+/* The rows [first, first + rows) and panels [panel, panel + panels) of a product, on this thread. */
+void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_t panel,
+                           size_t panels);
+/* The whole of it, on the pool. */
+void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *p, size_t rows);
+
+lb_status LB_K(lb_cpu_embed)(void *self, lb_tensor out, const lb_weight *table,
+                             const uint32_t *ids);
+lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor out, lb_tensor x, const lb_weight *w,
+                              lb_tensor bias);
+lb_status LB_K(lb_cpu_linear_backward)(void *self, lb_tensor dx, lb_tensor dy, const lb_weight *w,
+                                       bool accumulate);
+lb_status LB_K(lb_cpu_gemm)(void *self, const lb_gemm_args *args);
+lb_status LB_K(lb_cpu_rmsnorm)(void *self, lb_tensor out, lb_tensor x, lb_tensor gain, float eps);
+lb_status LB_K(lb_cpu_rmsnorm_backward)(void *self, const lb_tensor t[4], float eps,
+                                        bool accumulate);
+lb_status LB_K(lb_cpu_rope)(void *self, lb_tensor x, size_t head_dim, lb_tensor table,
+                            const uint32_t *positions, bool inverse);
+lb_status LB_K(lb_cpu_swiglu)(void *self, lb_tensor out, lb_tensor gate, lb_tensor up);
+lb_status LB_K(lb_cpu_swiglu_backward)(void *self, const lb_tensor t[5]);
+lb_status LB_K(lb_cpu_add)(void *self, lb_tensor to, lb_tensor x);
+lb_status LB_K(lb_cpu_copy_rows)(void *self, lb_tensor to, lb_tensor from,
+                                 const uint32_t *to_index, const uint32_t *from_index,
+                                 size_t rows);
+lb_status LB_K(lb_cpu_attention)(void *self, const lb_attention_args *args);
+lb_status LB_K(lb_cpu_attention_backward)(void *self, const lb_attention_grad_args *args);
+lb_status LB_K(lb_cpu_head)(void *self, lb_tensor h, const lb_weight *w, const uint32_t *targets,
+                            const lb_head_out *out);
+lb_status LB_K(lb_cpu_head_backward)(void *self, lb_tensor dh, lb_tensor h, const lb_weight *w,
+                                     const uint32_t *targets, const float *lse,
+                                     const float *grad);
+lb_status LB_K(lb_cpu_head_sample)(void *self, lb_tensor h, const lb_sample_args *args);
+
+#endif

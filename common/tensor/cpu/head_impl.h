@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What head.c and head_sample.c share: logits of a tile of the vocabulary, and the running softmax
+ * over the tiles. Tiles have a fixed size and are merged in order, so lse has the same bits
+ * wherever it is computed.
+ */
+#ifndef LB_COMMON_TENSOR_CPU_HEAD_IMPL_H
+#define LB_COMMON_TENSOR_CPU_HEAD_IMPL_H
+
+#include "common/tensor/cpu/cpu.h"
+#include "common/tensor/cpu/vmath.h"
+
+#define HEAD_TILE 512u           /* a multiple of LB_PANEL */
+#define HEAD_ROWS 32u            /* rows of one task */
+
+/* sum = sum exp(logit - max), weighted = sum exp(logit - max) (logit - max) over what was seen. */
+typedef struct head_state {
+    float max, sum, weighted;
+} head_state;
+
+static inline size_t head_tile_width(size_t vocab, size_t first)
+{
+    return vocab - first < HEAD_TILE ? vocab - first : HEAD_TILE;
+}
+
+/* out[rows, width] (rows `ld` apart): logits of ids first .. first + width - 1. */
+static inline void head_logits(const lb_weight *w, const float *h, size_t ldh, size_t rows,
+                               size_t first, size_t width, float *out, size_t ld)
+{
+    size_t offset = first * w->k * lb_dtype_size(w->stored);
+    const lb_product p = {.a = h, .lda = ldh, .panels = (const char *)w->forward + offset,
+                          .stored = w->stored, .c = out, .ldc = ld, .k = w->k, .n = width,
+                          .depth = w->k, .alpha = 1.0f};
+    LB_K(lb_product_part)(&p, 0, rows, 0, (width + LB_PANEL - 1) / LB_PANEL);
+}
+
+static inline vf head_load(const float *logits, size_t left)
+{
+    return left >= LB_LANES ? vf_load(logits) : vf_load_n(logits, left, -__builtin_inff());
+}
+
+/* Folds a tile into the state. Entropy's sum is skipped unless asked for. */
+static inline void head_fold(head_state *state, const float *logits, size_t width,
+                             bool with_weighted)
+{
+    vf largest = vf_set(-__builtin_inff()), sum = vf_set(0.0f), weighted = vf_set(0.0f);
+    for (size_t i = 0; i < width; i += LB_LANES)
+        largest = vf_max(head_load(logits + i, width - i), largest);
+    float max = vf_largest(largest);
+    for (size_t i = 0; i < width; i += LB_LANES) {
+        vf below = vf_sub(head_load(logits + i, width - i), vf_set(max));
+        vf e = vf_exp(below);
+        sum = vf_add(sum, e);
+        /* exp is 0 where below is -infinity, and 0 times that would be NaN. */
+        if (with_weighted)
+            weighted = vf_fma(e, vf_max(below, vf_set(EXP_LOWEST)), weighted);
+    }
+    head_state tile = {max, vf_sum(sum), with_weighted ? vf_sum(weighted) : 0.0f};
+    if (state->sum == 0.0f) {
+        *state = tile;
+        return;
+    }
+    float top = state->max > tile.max ? state->max : tile.max;
+    float a = exp_f32(state->max - top), b = exp_f32(tile.max - top);
+    float old = a * __builtin_fmaf(state->sum, state->max - top, state->weighted);
+    float new = b * __builtin_fmaf(tile.sum, tile.max - top, tile.weighted);
+    state->sum = __builtin_fmaf(state->sum, a, tile.sum * b);
+    state->weighted = with_weighted ? old + new : 0.0f;
+    state->max = top;
+}
+
+static inline float head_lse(const head_state *state)
+{
+    return state->max + log_f32(state->sum);
+}
+
+#endif

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/tensor/cpu/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define THREADS_MAX 256u
+#define STACK_BYTES ((size_t)1 << 20)
+/* About 5 microseconds: loops of one layer follow each other within that, and a longer spin would
+ * take the core from the other daemons of the machine. */
+#define SPINS 200
+
+typedef struct worker {
+    lb_pool *pool;
+    pthread_t thread;
+    size_t index;
+} worker;
+
+struct lb_pool {
+    pthread_mutex_t lock;
+    pthread_cond_t work, finished;
+    worker *workers;             /* [threads - 1] */
+    uint32_t threads, started;
+    atomic_uint generation;      /* of the loop; a change wakes the workers */
+    bool stop, open;             /* open: a worker may still join the current loop */
+    uint32_t active;             /* workers inside the current loop */
+    void (*task)(void *arg, size_t index, size_t thread);
+    void *arg;
+    size_t count;
+    atomic_size_t next;
+};
+
+/* The CPUs that the cgroup's quota pays for (cgroup v2 "cpu.max"), 0 when there is none. */
+static uint32_t quota_cpus(void)
+{
+    unsigned long long quota = 0, period = 0;
+    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
+    if (!file)
+        return 0;
+    int got = fscanf(file, "%llu %llu", &quota, &period);
+    fclose(file);
+    if (got != 2 || period == 0 || quota == 0)
+        return 0;
+    unsigned long long cpus = (quota + period - 1) / period;
+    return cpus > THREADS_MAX ? THREADS_MAX : (uint32_t)cpus;
+}
+
+static uint32_t usable_cpus(void)
+{
+    cpu_set_t set;
+    uint32_t cpus = 1;
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+        cpus = (uint32_t)CPU_COUNT(&set);
+    uint32_t quota = quota_cpus();
+    if (quota > 0 && quota < cpus)
+        cpus = quota;
+    return cpus > THREADS_MAX ? THREADS_MAX : cpus;
+}
+
+static void take_tasks(lb_pool *pool, size_t thread)
+{
+    for (;;) {
+        size_t index = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
+        if (index >= pool->count)
+            return;
+        pool->task(pool->arg, index, thread);
+    }
+}
+
+static void pause_briefly(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Waits for a loop other than *seen and joins it; false when the pool stops. A loop that ended
+ * before this thread woke is passed over: its caller did not wait for those who never came. */
+static bool join_loop(lb_pool *pool, unsigned *seen)
+{
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(&pool->generation, memory_order_acquire) != *seen)
+            break;
+        pause_briefly();
+    }
+    bool joined = false;
+    pthread_mutex_lock(&pool->lock);
+    while (!joined && !pool->stop) {
+        unsigned generation = atomic_load(&pool->generation);
+        joined = generation != *seen && pool->open;
+        *seen = generation;
+        if (!joined)
+            pthread_cond_wait(&pool->work, &pool->lock);
+    }
+    pool->active += joined;
+    pthread_mutex_unlock(&pool->lock);
+    return joined;
+}
+
+static void *work(void *arg)
+{
+    worker *self = arg;
+    lb_pool *pool = self->pool;
+    unsigned seen = 0;
+    while (join_loop(pool, &seen)) {
+        take_tasks(pool, self->index);
+        pthread_mutex_lock(&pool->lock);
+        if (--pool->active == 0)
+            pthread_cond_signal(&pool->finished);
+        pthread_mutex_unlock(&pool->lock);
+    }
+    return NULL;
+}
+
+lb_status lb_pool_create(uint32_t threads, lb_pool **out, lb_err *err)
+{
+    uint32_t count = threads ? threads : usable_cpus();
+    if (count > THREADS_MAX)
+        return lb_fail(err, LB_EINVAL, "threads", "%u is more than %u", count, THREADS_MAX);
+    lb_pool *pool = calloc(1, sizeof *pool);
+    worker *workers = calloc(count, sizeof *workers);
+    if (!pool || !workers) {
+        free(pool);
+        free(workers);
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for %u threads", count);
+    }
+    pool->workers = workers;
+    pool->threads = count;
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->work, NULL);
+    pthread_cond_init(&pool->finished, NULL);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    int failed = 0;
+    for (uint32_t i = 0; i + 1 < count && !failed; i++) {
+        workers[i] = (worker){.pool = pool, .index = i + 1};
+        failed = pthread_create(&workers[i].thread, &attributes, work, &workers[i]);
+        pool->started += !failed;
+    }
+    pthread_attr_destroy(&attributes);
+    if (failed) {
+        lb_pool_free(pool);
+        return lb_fail(err, LB_ENOMEM, NULL, "%u threads could not be started", count);
+    }
+    *out = pool;
+    return LB_OK;
+}
+
+void lb_pool_free(lb_pool *pool)
+{
+    if (!pool)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pool->stop = true;
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->lock);
+    for (uint32_t i = 0; i < pool->started; i++)
+        pthread_join(pool->workers[i].thread, NULL);
+    pthread_cond_destroy(&pool->work);
+    pthread_cond_destroy(&pool->finished);
+    pthread_mutex_destroy(&pool->lock);
+    free(pool->workers);
+    free(pool);
+}
+
+uint32_t lb_pool_threads(const lb_pool *pool)
+{
+    return pool->threads;
+}
+
+void lb_pool_run(lb_pool *pool, size_t count, void (*task)(void *arg, size_t index, size_t thread),
+                 void *arg)
+{
+    if (count <= 1 || pool->started == 0) {
+        for (size_t i = 0; i < count; i++)
+            task(arg, i, 0);
+        return;
+    }
+    pthread_mutex_lock(&pool->lock);
+    pool->task = task;
+    pool->arg = arg;
+    pool->count = count;
+    pool->open = true;
+    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    atomic_fetch_add_explicit(&pool->generation, 1, memory_order_release);
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->lock);
+    take_tasks(pool, 0);
+    pthread_mutex_lock(&pool->lock);
+    pool->open = false;
+    while (pool->active > 0)
+        pthread_cond_wait(&pool->finished, &pool->lock);
+    pthread_mutex_unlock(&pool->lock);
+}

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * vf - sixteen f32 lanes, the unit in which every kernel of this folder counts.
+ *
+ * The same source is compiled once for each instruction set (LB_ISA_AVX512, LB_ISA_AVX2, or plain C)
+ * and gives the same bits in each, because all of them have sixteen lanes, fuse exactly where
+ * vf_fma says so, and reduce in the one tree of vf_sum. LB_K(name) gives a symbol its suffix.
+ */
+#ifndef LB_COMMON_TENSOR_CPU_SIMD_H
+#define LB_COMMON_TENSOR_CPU_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LB_LANES 16u
+
+#if defined(LB_ISA_AVX512)
+
+#include <immintrin.h>
+#define LB_K(name) name##_avx512
+typedef __m512 vf;
+static inline vf vf_set(float x) { return _mm512_set1_ps(x); }
+static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vf_round(vf a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/* a * 2^n for whole n within the exponent's range. */
+static inline vf vf_scale(vf a, vf n)
+{
+    __m512i bits = _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23);
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), bits));
+}
+/* Lanes of a where x < y, of b elsewhere (and where x or y is NaN). */
+static inline vf vf_where_less(vf x, vf y, vf a, vf b)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
+}
+/* x where x is NaN, b elsewhere. */
+static inline vf vf_where_nan(vf x, vf b)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), b, x);
+}
+static inline vf vf_load_bf16(const uint16_t *p)
+{
+    __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+#elif defined(LB_ISA_AVX2)
+
+#include <immintrin.h>
+#define LB_K(name) name##_avx2
+typedef struct vf { __m256 a, b; } vf;
+static inline vf vf_set(float x) { return (vf){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+static inline vf vf_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline void vf_store(float *p, vf x)
+{
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
+#define LB_PAIR(name, op)                                                                        \
+    static inline vf name(vf x, vf y) { return (vf){op(x.a, y.a), op(x.b, y.b)}; }
+LB_PAIR(vf_add, _mm256_add_ps)
+LB_PAIR(vf_sub, _mm256_sub_ps)
+LB_PAIR(vf_mul, _mm256_mul_ps)
+LB_PAIR(vf_div, _mm256_div_ps)
+LB_PAIR(vf_max, _mm256_max_ps)
+LB_PAIR(vf_min, _mm256_min_ps)
+#undef LB_PAIR
+static inline vf vf_fma(vf x, vf y, vf z)
+{
+    return (vf){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+static inline vf vf_round(vf x)
+{
+    const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return (vf){_mm256_round_ps(x.a, nearest), _mm256_round_ps(x.b, nearest)};
+}
+static inline __m256 scale_half(__m256 a, __m256 n)
+{
+    __m256i bits = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), bits));
+}
+static inline vf vf_scale(vf x, vf n) { return (vf){scale_half(x.a, n.a), scale_half(x.b, n.b)}; }
+static inline vf vf_where_less(vf x, vf y, vf a, vf b)
+{
+    return (vf){_mm256_blendv_ps(b.a, a.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
+                _mm256_blendv_ps(b.b, a.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
+}
+static inline vf vf_where_nan(vf x, vf b)
+{
+    return (vf){_mm256_blendv_ps(b.a, x.a, _mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q)),
+                _mm256_blendv_ps(b.b, x.b, _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q))};
+}
+static inline __m256 bf16_half(const uint16_t *p)
+{
+    __m128i half = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+static inline vf vf_load_bf16(const uint16_t *p) { return (vf){bf16_half(p), bf16_half(p + 8)}; }
+
+#else
+
+#include <math.h>
+#define LB_K(name) name##_portable
+typedef struct vf { float v[LB_LANES]; } vf;
+#define LB_EACH(expression)                                                                      \
+    vf r;                                                                                        \
+    for (size_t i = 0; i < LB_LANES; i++)                                                        \
+        r.v[i] = (expression);                                                                   \
+    return r
+static inline vf vf_set(float x) { LB_EACH(x); }
+static inline vf vf_load(const float *p) { LB_EACH(p[i]); }
+static inline void vf_store(float *p, vf a) { memcpy(p, a.v, sizeof a.v); }
+static inline vf vf_add(vf a, vf b) { LB_EACH(a.v[i] + b.v[i]); }
+static inline vf vf_sub(vf a, vf b) { LB_EACH(a.v[i] - b.v[i]); }
+static inline vf vf_mul(vf a, vf b) { LB_EACH(a.v[i] * b.v[i]); }
+static inline vf vf_div(vf a, vf b) { LB_EACH(a.v[i] / b.v[i]); }
+/* As the vector instructions: the second operand when they compare unordered or equal. */
+static inline vf vf_max(vf a, vf b) { LB_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+static inline vf vf_min(vf a, vf b) { LB_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+static inline vf vf_fma(vf a, vf b, vf c) { LB_EACH(fmaf(a.v[i], b.v[i], c.v[i])); }
+static inline vf vf_round(vf a) { LB_EACH(rintf(a.v[i])); }
+static inline float scale_lane(float a, float n)
+{
+    /* A NaN has no exponent to add to; its conversion would be undefined. */
+    int32_t exponent = n >= -256.0f && n <= 256.0f ? (int32_t)n : 0;
+    uint32_t bits;
+    memcpy(&bits, &a, sizeof bits);
+    bits += (uint32_t)exponent << 23;
+    memcpy(&a, &bits, sizeof bits);
+    return a;
+}
+static inline vf vf_scale(vf a, vf n) { LB_EACH(scale_lane(a.v[i], n.v[i])); }
+static inline vf vf_where_less(vf x, vf y, vf a, vf b)
+{
+    LB_EACH(x.v[i] < y.v[i] ? a.v[i] : b.v[i]);
+}
+static inline vf vf_where_nan(vf x, vf b) { LB_EACH(x.v[i] != x.v[i] ? x.v[i] : b.v[i]); }
+static inline float bf16_lane(uint16_t x)
+{
+    uint32_t bits = (uint32_t)x << 16;
+    float out;
+    memcpy(&out, &bits, sizeof out);
+    return out;
+}
+static inline vf vf_load_bf16(const uint16_t *p) { LB_EACH(bf16_lane(p[i])); }
+#undef LB_EACH
+
+#endif
+
+/* The first n lanes of p, fill in the rest. */
+static inline vf vf_load_n(const float *p, size_t n, float fill)
+{
+    float lane[LB_LANES];
+    for (size_t i = 0; i < LB_LANES; i++)
+        lane[i] = i < n ? p[i] : fill;
+    return vf_load(lane);
+}
+
+static inline void vf_store_n(float *p, vf a, size_t n)
+{
+    float lane[LB_LANES];
+    vf_store(lane, a);
+    memcpy(p, lane, n * sizeof *lane);
+}
+
+/* Lanes 0 .. 15 in the tree of halves: lane i + lane i + 8, then 4, 2, 1. */
+static inline float vf_sum(vf a)
+{
+    float lane[LB_LANES];
+    vf_store(lane, a);
+    for (size_t width = LB_LANES / 2; width > 0; width /= 2) {
+        for (size_t i = 0; i < width; i++)
+            lane[i] += lane[i + width];
+    }
+    return lane[0];
+}
+
+static inline float vf_largest(vf a)
+{
+    float lane[LB_LANES];
+    vf_store(lane, a);
+    for (size_t i = 1; i < LB_LANES; i++)
+        lane[0] = lane[i] > lane[0] ? lane[i] : lane[0];
+    return lane[0];
+}
+
+/* sum a[i] b[i]: lane i mod 16 fused in order, then vf_sum. */
+static inline float dot_f32(const float *a, const float *b, size_t n)
+{
+    vf sum = vf_set(0.0f);
+    size_t i = 0;
+    for (; i + LB_LANES <= n; i += LB_LANES)
+        sum = vf_fma(vf_load(a + i), vf_load(b + i), sum);
+    if (i < n)
+        sum = vf_fma(vf_load_n(a + i, n - i, 0.0f), vf_load_n(b + i, n - i, 0.0f), sum);
+    return vf_sum(sum);
+}
+
+/* y += a x. */
+static inline void axpy_f32(float *y, float a, const float *x, size_t n)
+{
+    vf scale = vf_set(a);
+    size_t i = 0;
+    for (; i + LB_LANES <= n; i += LB_LANES)
+        vf_store(y + i, vf_fma(scale, vf_load(x + i), vf_load(y + i)));
+    for (; i < n; i++)
+        y[i] = __builtin_fmaf(a, x[i], y[i]);
+}
+
+#endif
