@@ -26,6 +26,9 @@ typedef enum lb_projection {
 } lb_projection;
 
 const char *lb_projection_name(lb_projection projection);  /* "q_proj" ... */
+/* Rows (outputs) and columns (inputs) of a projection's matrix W. */
+void lb_projection_shape(const lb_model_config *model, lb_projection projection, uint32_t *out,
+                         uint32_t *in);
 
 #define LB_LORA_RANK_MAX 512u
 

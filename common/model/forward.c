@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The decoder's forward pass, written once: scoring, sampling and training all run these lines, which
+ * is why their logprobs are the same bits.
+ */
+#include "common/model/model_impl.h"
+
+#include <stdlib.h>
+
+/* y = W x (+ bias) + scale B (A x) for one projection of a layer; allocated in the arena. */
+static lb_tensor project(lb_model *model, const lb_adapter *adapter, size_t layer,
+                         lb_projection p, lb_tensor x)
+{
+    lb_ops *ops = model->ops;
+    const lb_layer *weights = &model->layers[layer];
+    lb_tensor none = {0};
+    lb_tensor y = lb_ops_alloc(ops, LB_F32, x.rows, lb_weight_n(weights->projection[p]));
+    lb_linear(ops, y, x, weights->projection[p], p <= LB_PROJ_V ? weights->bias[p] : none);
+    size_t slot = layer * LB_PROJ_COUNT + p;
+    if (adapter && adapter->a[slot].data) {
+        lb_tensor low = lb_ops_alloc(ops, LB_F32, x.rows, adapter->a[slot].rows);
+        lb_gemm_nt(ops, low, x, adapter->a[slot], 1.0f, false);
+        lb_gemm_nt(ops, y, low, adapter->b[slot], adapter->scale, true);
+    }
+    return y;
+}
+
+static lb_tensor norm(lb_model *model, lb_tensor x, lb_tensor gain)
+{
+    lb_tensor out = lb_ops_alloc(model->ops, LB_F32, x.rows, x.cols);
+    lb_rmsnorm(model->ops, out, x, gain, (float)model->config.rms_eps);
+    return out;
+}
+
+/* The per-head norm of Qwen3 (a copy without one), then the rotary embedding. */
+static lb_tensor position_heads(lb_model *model, lb_tensor raw, lb_tensor gain,
+                                const lb_rows *rows)
+{
+    size_t dim = model->config.head_dim, heads = raw.rows * raw.cols / dim;
+    lb_tensor out = lb_ops_alloc(model->ops, LB_F32, raw.rows, raw.cols);
+    if (gain.data && out.data && raw.data)
+        lb_rmsnorm(model->ops, lb_tensor_reshape(out, heads, dim),
+                   lb_tensor_reshape(raw, heads, dim), gain, (float)model->config.rms_eps);
+    else
+        lb_copy(model->ops, out, raw);
+    lb_rope(model->ops, out, dim, model->rope, rows->positions, false);
+    return out;
+}
+
+static lb_tensor attend(lb_model *model, size_t layer, const lb_rows *rows,
+                        const lb_block_state *s)
+{
+    lb_attention_shape shape = lb_model_attention(model);
+    lb_tensor keys = s->k, values = s->v;
+    if (rows->cache) {
+        keys = rows->cache->keys[layer];
+        values = rows->cache->values[layer];
+        lb_scatter_rows(model->ops, keys, s->k, rows->slots);
+        lb_scatter_rows(model->ops, values, s->v, rows->slots);
+    }
+    lb_tensor out = lb_ops_alloc(model->ops, LB_F32, s->q.rows, s->q.cols);
+    lb_attention(model->ops, out, s->q, keys, values, rows->spans, &shape);
+    return out;
+}
+
+void lb_block_forward(lb_model *model, const lb_adapter *adapter, size_t index,
+                      const lb_rows *rows, lb_tensor x, lb_block_state *state)
+{
+    lb_ops *ops = model->ops;
+    const lb_layer *w = &model->layers[index];
+    size_t mark = lb_ops_mark(ops);
+    lb_block_state s = {0};
+    if (state) {
+        s.input = lb_ops_alloc(ops, LB_F32, x.rows, x.cols);
+        lb_copy(ops, s.input, x);
+    }
+    s.normed = norm(model, x, w->attention_norm);
+    s.q_raw = project(model, adapter, index, LB_PROJ_Q, s.normed);
+    s.k_raw = project(model, adapter, index, LB_PROJ_K, s.normed);
+    s.v = project(model, adapter, index, LB_PROJ_V, s.normed);
+    s.q = position_heads(model, s.q_raw, w->q_norm, rows);
+    s.k = position_heads(model, s.k_raw, w->k_norm, rows);
+    s.attended = attend(model, index, rows, &s);
+    lb_add(ops, x, project(model, adapter, index, LB_PROJ_O, s.attended));
+    if (state) {
+        s.middle = lb_ops_alloc(ops, LB_F32, x.rows, x.cols);
+        lb_copy(ops, s.middle, x);
+    }
+    s.mlp_normed = norm(model, x, w->mlp_norm);
+    s.gate = project(model, adapter, index, LB_PROJ_GATE, s.mlp_normed);
+    s.up = project(model, adapter, index, LB_PROJ_UP, s.mlp_normed);
+    s.gated = lb_ops_alloc(ops, LB_F32, x.rows, model->config.mlp);
+    lb_swiglu(ops, s.gated, s.gate, s.up);
+    lb_add(ops, x, project(model, adapter, index, LB_PROJ_DOWN, s.gated));
+    if (state)
+        *state = s;
+    else
+        lb_ops_release(ops, mark);
+}
+
+lb_tensor lb_forward(lb_model *model, const lb_adapter *adapter, const lb_rows *rows)
+{
+    lb_tensor x = lb_ops_alloc(model->ops, LB_F32, rows->count, model->config.hidden);
+    lb_embed(model->ops, x, model->embedding, rows->tokens);
+    for (size_t i = 0; i < model->config.layers; i++)
+        lb_block_forward(model, adapter, i, rows, x, NULL);
+    return norm(model, x, model->final_norm);
+}
+
+lb_status lb_kv_cache_create(lb_model *model, size_t slots, lb_kv_cache *out, lb_err *err)
+{
+    size_t layers = model->config.layers;
+    size_t width = (size_t)model->config.kv_heads * model->config.head_dim;
+    lb_kv_cache cache = {.keys = calloc(layers, sizeof *cache.keys),
+                         .values = calloc(layers, sizeof *cache.values)};
+    if (!cache.keys || !cache.values) {
+        lb_kv_cache_free(&cache);
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for a KV cache");
+    }
+    for (size_t i = 0; i < layers; i++) {
+        cache.keys[i] = lb_ops_alloc(model->ops, LB_F32, slots, width);
+        cache.values[i] = lb_ops_alloc(model->ops, LB_F32, slots, width);
+    }
+    lb_status status = lb_ops_status(model->ops, err);
+    if (status == LB_OK)
+        *out = cache;
+    else
+        lb_kv_cache_free(&cache);
+    return status;
+}
+
+void lb_kv_cache_free(lb_kv_cache *cache)
+{
+    free(cache->keys);
+    free(cache->values);
+    *cache = (lb_kv_cache){0};
+}

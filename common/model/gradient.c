@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Forward and backward with respect to the adapter. The forward keeps every layer's input; a block's
+ * other activations are kept too while they fit the budget, and are otherwise computed again by the
+ * same lines, hence with the same bits. Parameter gradients are added sequence by sequence in the
+ * order of the array, so micro-batches do not show in the sums.
+ */
+#include "common/model/model_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Activations kept for the backward; above it a block is recomputed. */
+#define KEPT_BYTES_MAX ((size_t)1 << 30)
+
+typedef struct pass {
+    lb_model *model;
+    const lb_adapter *adapter;
+    lb_tensor *grad_a, *grad_b;    /* [L * LB_PROJ_COUNT] views of the summed gradient */
+    const lb_sequence *sequences;  /* of this micro-batch */
+    size_t count, rows;
+    uint32_t *tokens, *targets, *positions, *starts;
+    lb_kv_spans *spans;
+    float *logprob, *lse, *grad;   /* [rows] */
+    lb_block_state *states;        /* [L] */
+    bool keep;
+} pass;
+
+/* dx = (dx +) dy W + scale (dy B) A and, sequence by sequence, dB += scale dy^T u,
+ * dA += (scale dy B)^T x with u = x A^T. dx with data NULL is not computed. */
+static void project_backward(const pass *p, size_t layer, lb_projection projection, lb_tensor dx,
+                             lb_tensor dy, lb_tensor x, bool accumulate)
+{
+    lb_ops *ops = p->model->ops;
+    size_t slot = layer * LB_PROJ_COUNT + projection, mark = lb_ops_mark(ops);
+    lb_tensor a = p->adapter->a[slot], b = p->adapter->b[slot];
+    if (dx.data)
+        lb_linear_backward(ops, dx, dy, p->model->layers[layer].projection[projection],
+                           accumulate);
+    if (a.data) {
+        lb_tensor u = lb_ops_alloc(ops, LB_F32, x.rows, a.rows);
+        lb_tensor du = lb_ops_alloc(ops, LB_F32, x.rows, a.rows);
+        lb_gemm_nt(ops, u, x, a, 1.0f, false);
+        lb_gemm_nn(ops, du, dy, b, p->adapter->scale, false);
+        for (size_t s = 0; s < p->count; s++) {
+            size_t first = p->starts[s], n = p->starts[s + 1] - first;
+            lb_gemm_tn(ops, p->grad_b[slot], lb_tensor_rows(dy, first, n),
+                       lb_tensor_rows(u, first, n), p->adapter->scale, true);
+            lb_gemm_tn(ops, p->grad_a[slot], lb_tensor_rows(du, first, n),
+                       lb_tensor_rows(x, first, n), 1.0f, true);
+        }
+        if (dx.data)
+            lb_gemm_nn(ops, dx, du, a, 1.0f, true);
+    }
+    lb_ops_release(ops, mark);
+}
+
+static lb_tensor alloc_like(const pass *p, lb_tensor t)
+{
+    return lb_ops_alloc(p->model->ops, LB_F32, t.rows, t.cols);
+}
+
+static void mlp_backward(const pass *p, size_t layer, lb_tensor dx, const lb_block_state *s)
+{
+    lb_ops *ops = p->model->ops;
+    size_t mark = lb_ops_mark(ops);
+    lb_tensor dgated = alloc_like(p, s->gated), dgate = alloc_like(p, s->gate);
+    lb_tensor dup = alloc_like(p, s->up), dnormed = alloc_like(p, s->mlp_normed);
+    project_backward(p, layer, LB_PROJ_DOWN, dgated, dx, s->gated, false);
+    lb_swiglu_backward(ops, dgate, dup, dgated, s->gate, s->up);
+    project_backward(p, layer, LB_PROJ_GATE, dnormed, dgate, s->mlp_normed, false);
+    project_backward(p, layer, LB_PROJ_UP, dnormed, dup, s->mlp_normed, true);
+    lb_rmsnorm_backward(ops, dx, dnormed, s->middle, p->model->layers[layer].mlp_norm,
+                        (float)p->model->config.rms_eps, true);
+    lb_ops_release(ops, mark);
+}
+
+/* Back through the rotary embedding and the per-head norm; d is changed in place. */
+static lb_tensor heads_backward(const pass *p, lb_tensor d, lb_tensor raw, lb_tensor gain)
+{
+    lb_ops *ops = p->model->ops;
+    size_t dim = p->model->config.head_dim, heads = raw.rows * raw.cols / dim;
+    lb_rope(ops, d, dim, p->model->rope, p->positions, true);
+    if (!gain.data)
+        return d;
+    lb_tensor out = alloc_like(p, raw);
+    if (lb_ops_status(ops, NULL) == LB_OK)
+        lb_rmsnorm_backward(ops, lb_tensor_reshape(out, heads, dim),
+                            lb_tensor_reshape(d, heads, dim), lb_tensor_reshape(raw, heads, dim),
+                            gain, (float)p->model->config.rms_eps, false);
+    return out;
+}
+
+static void attention_backward(const pass *p, size_t layer, lb_tensor dx, const lb_block_state *s)
+{
+    lb_ops *ops = p->model->ops;
+    const lb_layer *w = &p->model->layers[layer];
+    size_t mark = lb_ops_mark(ops);
+    lb_attention_shape shape = lb_model_attention(p->model);
+    lb_tensor dattended = alloc_like(p, s->attended);
+    lb_tensor grads[3] = {alloc_like(p, s->q), alloc_like(p, s->k), alloc_like(p, s->v)};
+    project_backward(p, layer, LB_PROJ_O, dattended, dx, s->attended, false);
+    lb_attention_backward(ops, grads, dattended, s->q, s->k, s->v, p->starts, p->count, &shape);
+    lb_tensor dq = heads_backward(p, grads[0], s->q_raw, w->q_norm);
+    lb_tensor dk = heads_backward(p, grads[1], s->k_raw, w->k_norm);
+    /* Nothing below layer 0 learns, so its input needs no gradient. */
+    lb_tensor dnormed = {0};
+    if (layer > 0)
+        dnormed = alloc_like(p, s->normed);
+    project_backward(p, layer, LB_PROJ_Q, dnormed, dq, s->normed, false);
+    project_backward(p, layer, LB_PROJ_K, dnormed, dk, s->normed, true);
+    project_backward(p, layer, LB_PROJ_V, dnormed, grads[2], s->normed, true);
+    if (layer > 0)
+        lb_rmsnorm_backward(ops, dx, dnormed, s->input, w->attention_norm,
+                            (float)p->model->config.rms_eps, true);
+    lb_ops_release(ops, mark);
+}
+
+static lb_rows rows_of(const pass *p)
+{
+    return (lb_rows){p->rows, p->tokens, p->positions, NULL, p->spans, NULL};
+}
+
+static void backward(const pass *p, lb_tensor dx)
+{
+    lb_ops *ops = p->model->ops;
+    lb_rows rows = rows_of(p);
+    for (size_t layer = p->model->config.layers; layer-- > 0;) {
+        lb_block_state s = p->states[layer];
+        size_t mark = lb_ops_mark(ops);
+        if (!p->keep) {
+            lb_tensor x = alloc_like(p, s.input);
+            lb_copy(ops, x, p->states[layer].input);
+            lb_block_forward(p->model, p->adapter, layer, &rows, x, &s);
+        }
+        mlp_backward(p, layer, dx, &s);
+        attention_backward(p, layer, dx, &s);
+        lb_ops_release(ops, mark);
+    }
+}
+
+static lb_tensor forward(const pass *p)
+{
+    lb_ops *ops = p->model->ops;
+    lb_rows rows = rows_of(p);
+    lb_tensor x = lb_ops_alloc(ops, LB_F32, p->rows, p->model->config.hidden);
+    lb_embed(ops, x, p->model->embedding, p->tokens);
+    for (size_t i = 0; i < p->model->config.layers; i++) {
+        if (!p->keep) {
+            p->states[i].input = alloc_like(p, x);
+            lb_copy(ops, p->states[i].input, x);
+        }
+        lb_block_forward(p->model, p->adapter, i, &rows, x, p->keep ? &p->states[i] : NULL);
+    }
+    return x;
+}
+
+/* Calls the loss for each sequence: entry t of a sequence is row t - 1. */
+static lb_status call_loss(const pass *p, size_t first_sequence, lb_loss_fn loss, void *arg,
+                           lb_err *err)
+{
+    size_t longest = 0;
+    for (size_t s = 0; s < p->count; s++)
+        longest = p->sequences[s].count > longest ? p->sequences[s].count : longest;
+    float *entries = calloc(2 * longest, sizeof *entries);
+    if (!entries)
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for a loss");
+    lb_status status = LB_OK;
+    for (size_t s = 0; status == LB_OK && s < p->count; s++) {
+        size_t first = p->starts[s], n = p->sequences[s].count;
+        float *grad = entries + longest;
+        entries[0] = 0.0f;
+        memcpy(entries + 1, p->logprob + first, (n - 1) * sizeof *entries);
+        memset(grad, 0, n * sizeof *grad);
+        status = loss(arg, first_sequence + s, entries, grad, err);
+        memcpy(p->grad + first, grad + 1, (n - 1) * sizeof *grad);
+    }
+    free(entries);
+    return status;
+}
+
+static lb_status run_pass(pass *p, size_t first_sequence, lb_loss_fn loss, void *arg, lb_err *err)
+{
+    lb_model *model = p->model;
+    lb_ops *ops = model->ops;
+    size_t mark = lb_ops_mark(ops);
+    lb_tensor x = forward(p);
+    lb_tensor h = alloc_like(p, x), dh = alloc_like(p, x), dx = alloc_like(p, x);
+    lb_head_out out = {.logprob = p->logprob, .lse = p->lse};
+    lb_rmsnorm(ops, h, x, model->final_norm, (float)model->config.rms_eps);
+    lb_head(ops, h, lb_model_head(model), p->targets, &out);
+    lb_status status = lb_ops_status(ops, err);
+    if (status == LB_OK)
+        status = call_loss(p, first_sequence, loss, arg, err);
+    if (status == LB_OK) {
+        lb_head_backward(ops, dh, h, lb_model_head(model), p->targets, p->lse, p->grad);
+        lb_rmsnorm_backward(ops, dx, dh, x, model->final_norm, (float)model->config.rms_eps,
+                            false);
+        backward(p, dx);
+        status = lb_ops_status(ops, err);
+    }
+    lb_ops_release(ops, mark);
+    return status;
+}
+
+static void pass_free(pass *p)
+{
+    free(p->tokens);
+    free(p->targets);
+    free(p->positions);
+    free(p->starts);
+    free(p->spans);
+    free(p->logprob);
+    free(p->lse);
+    free(p->grad);
+    free(p->states);
+}
+
+/* Bytes that keeping every activation of `rows` rows takes. */
+static size_t kept_bytes(const lb_model_config *c, size_t rows)
+{
+    size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
+    size_t columns = 6 * (size_t)c->hidden + 3 * queries + 3 * keys + 3 * (size_t)c->mlp;
+    return columns * rows * c->layers * sizeof(float);
+}
+
+/* Lays the sequences' rows end to end; the last token of each predicts nothing and is not run. */
+static lb_status pass_create(lb_model *model, const lb_sequence *sequences, size_t count, pass *p,
+                             lb_err *err)
+{
+    size_t rows = 0, r = 0;
+    for (size_t s = 0; s < count; s++)
+        rows += sequences[s].count - 1;
+    p->sequences = sequences;
+    p->count = count;
+    p->rows = rows;
+    p->keep = kept_bytes(&model->config, rows) <= KEPT_BYTES_MAX;
+    p->tokens = calloc(rows, sizeof *p->tokens);
+    p->targets = calloc(rows, sizeof *p->targets);
+    p->positions = calloc(rows, sizeof *p->positions);
+    p->starts = calloc(count + 1, sizeof *p->starts);
+    p->spans = calloc(rows, sizeof *p->spans);
+    p->logprob = calloc(rows, sizeof *p->logprob);
+    p->lse = calloc(rows, sizeof *p->lse);
+    p->grad = calloc(rows, sizeof *p->grad);
+    p->states = calloc(model->config.layers, sizeof *p->states);
+    if (!p->tokens || !p->targets || !p->positions || !p->starts || !p->spans || !p->logprob ||
+        !p->lse || !p->grad || !p->states)
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for a pass of %zu rows", rows);
+    for (size_t s = 0; s < count; s++) {
+        p->starts[s] = (uint32_t)r;
+        for (uint32_t t = 0; t + 1 < sequences[s].count; t++, r++) {
+            p->tokens[r] = sequences[s].tokens[t];
+            p->targets[r] = sequences[s].tokens[t + 1];
+            p->positions[r] = t;
+            p->spans[r] = (lb_kv_spans){.first = {0, p->starts[s]}, .count = {0, t + 1}};
+        }
+    }
+    p->starts[count] = (uint32_t)r;
+    return LB_OK;
+}
+
+/* Views of the summed gradient in the layout's order. */
+static lb_status gradient_views(const lb_adapter *adapter, lb_tensor sum, pass *p, lb_err *err)
+{
+    size_t slots = (size_t)adapter->layout.layers * LB_PROJ_COUNT;
+    p->grad_a = calloc(slots, sizeof *p->grad_a);
+    p->grad_b = calloc(slots, sizeof *p->grad_b);
+    if (!p->grad_a || !p->grad_b)
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for gradient views");
+    for (size_t i = 0; i < adapter->layout.count; i++) {
+        const lb_lora_tensor *t = &adapter->layout.tensors[i];
+        lb_tensor *views = t->is_b ? p->grad_b : p->grad_a;
+        views[t->layer * LB_PROJ_COUNT + t->projection] = lb_tensor_reshape(
+            lb_tensor_cols(sum, t->offset, (size_t)t->rows * t->cols), t->rows, t->cols);
+    }
+    return LB_OK;
+}
+
+static lb_status check(const lb_model *model, const lb_adapter *adapter,
+                       const lb_sequence *sequences, size_t count, lb_err *err)
+{
+    if (!adapter || !model->options.trainable)
+        return lb_fail(err, LB_EINVAL, "adapter",
+                       "a gradient needs an adapter and a model loaded as trainable");
+    for (size_t s = 0; s < count; s++) {
+        lb_status status = lb_model_check_tokens(model, &sequences[s], err);
+        if (status != LB_OK)
+            return status;
+        if (sequences[s].count < 2)
+            return lb_fail(err, LB_EINVAL, "tokens", "a sequence of 1 token has nothing to train");
+    }
+    return LB_OK;
+}
+
+lb_status lb_model_gradient(lb_model *model, const lb_adapter *adapter,
+                            const lb_sequence *sequences, size_t count, lb_loss_fn loss,
+                            void *loss_arg, float *grad_flat, lb_err *err)
+{
+    lb_status status = check(model, adapter, sequences, count, err);
+    if (status != LB_OK || count == 0)
+        return status;
+    pass shared = {.model = model, .adapter = adapter};
+    size_t elements = adapter->layout.elements;
+    float *host = malloc(elements * sizeof *host);
+    lb_ops_reset(model->ops);
+    lb_tensor sum = lb_ops_alloc(model->ops, LB_F32, 1, elements);
+    status = host ? lb_ops_status(model->ops, err)
+                  : lb_fail(err, LB_ENOMEM, NULL, "no memory for %zu gradients", elements);
+    if (status == LB_OK)
+        status = gradient_views(adapter, sum, &shared, err);
+    for (size_t first = 0; status == LB_OK && first < count;) {
+        size_t rows = sequences[first].count - 1, last = first + 1;
+        while (last < count && rows + sequences[last].count - 1 <= model->options.max_tokens)
+            rows += sequences[last++].count - 1;
+        pass p = shared;
+        status = pass_create(model, sequences + first, last - first, &p, err);
+        if (status == LB_OK)
+            status = run_pass(&p, first, loss, loss_arg, err);
+        pass_free(&p);
+        first = last;
+    }
+    if (status == LB_OK) {
+        lb_copy_out(model->ops, sum, host);
+        status = lb_ops_status(model->ops, err);
+    }
+    for (size_t i = 0; status == LB_OK && i < elements; i++)
+        grad_flat[i] += host[i];
+    free(host);
+    free(shared.grad_a);
+    free(shared.grad_b);
+    return status;
+}
