@@ -1,137 +1,97 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the files of common/model share: the weights, an adapter on the device, one forward pass.
- * Private to common/model.
+ * What the files of common/model share: the weights of a decoder, and a pass of rows through it.
  */
 #ifndef LB_COMMON_MODEL_MODEL_IMPL_H
 #define LB_COMMON_MODEL_MODEL_IMPL_H
 
+#include "common/base/digest.h"
 #include "common/model/model.h"
-#include "common/model/weights.h"
 
-/* ---- the model ---- */
+/* Positions for which the rotary table is made; a config that allows more is cut to this. */
+#define LB_MODEL_POSITIONS_MAX 32768u
+#define LB_MODEL_MAX_TOKENS_DEFAULT 2048u
+#define LB_MODEL_MAX_TOKENS_LIMIT 65536u
+
+typedef struct lb_layer {
+    lb_weight *projection[LB_PROJ_COUNT];
+    lb_tensor bias[3];         /* of q, k, v: [1, N]; data NULL without one */
+    lb_tensor attention_norm, mlp_norm, q_norm, k_norm;  /* [1, D] or [1, head_dim] */
+} lb_layer;
 
 struct lb_model {
-    lb_backend *backend;           /* borrowed */
+    lb_backend *backend;       /* borrowed */
     lb_ops *ops;
     lb_model_config config;
-    lb_weights weights;
-    lb_tensor rope;                /* [positions so far, head_dim], see lb_model_reserve_positions */
-    lb_attention_shape attention;
-    uint32_t max_tokens;
-    bool trainable;
+    lb_model_options options;
+    lb_weight *embedding;      /* [V, D] */
+    lb_weight *unembedding;    /* the head: NULL when it is the embedding */
+    lb_tensor final_norm;      /* [1, D] */
+    lb_tensor rope;            /* [positions, head_dim]: cos, then sin */
+    lb_layer *layers;          /* [L] */
+    size_t weight_bytes;
+    char digest[LB_SHA256_HEX];
 };
-
-/* Makes the rotary table cover positions 0 .. count - 1; count is at most max_positions. */
-LB_NODISCARD lb_status lb_model_reserve_positions(lb_model *model, uint32_t count, lb_err *err);
-
-/* 1 .. max tokens, each in the vocabulary. index names the sequence in the message. */
-LB_NODISCARD lb_status lb_model_check_sequence(const lb_model *model, const lb_sequence *sequence,
-                                               size_t index, uint32_t max, lb_err *err);
-
-/* ---- an adapter, or its gradient, on the device ---- */
-
-/* Projections that read the same input. Their A's are stacked, so that x A^T is one product. */
-typedef enum lb_group { LB_GROUP_QKV, LB_GROUP_O, LB_GROUP_GATE_UP, LB_GROUP_DOWN,
-                        LB_GROUP_COUNT } lb_group;
-
-typedef struct lb_group_row {
-    lb_projection first;
-    uint32_t count;
-} lb_group_row;
-extern const lb_group_row lb_groups[LB_GROUP_COUNT];
-
-typedef struct lb_lora_layer {
-    lb_tensor a[LB_GROUP_COUNT];   /* [targets of the group * r, in]; data NULL: no target */
-    lb_tensor b[LB_PROJ_COUNT];    /* [out, r]; data NULL: not a target */
-    uint32_t slot[LB_PROJ_COUNT];  /* its block of r rows in its group's A */
-} lb_lora_layer;
-
-typedef struct lb_lora_device {
-    lb_backend *backend;
-    lb_lora_layout layout;         /* owned */
-    lb_tensor memory;              /* all of it, [1, elements] */
-    lb_lora_layer *layers;         /* views into memory */
-    float scale;                   /* alpha / r */
-} lb_lora_device;
 
 struct lb_adapter {
-    lb_lora_device device;
+    lb_model *model;           /* borrowed */
+    lb_lora_layout layout;
+    lb_tensor flat;            /* [1, elements] */
+    lb_tensor *a, *b;          /* [L * LB_PROJ_COUNT] views; data NULL where it is no target */
+    float scale;               /* alpha / r */
 };
 
-/* Zeroed memory for the tensors of a layout. LB_EINVAL when the layout is of another model. */
-LB_NODISCARD lb_status lb_lora_device_create(lb_model *model, const lb_lora_layout *layout,
-                                             lb_lora_device *out, lb_err *err);
-void lb_lora_device_free(lb_lora_device *device);
-void lb_lora_device_in(lb_ops *ops, const lb_lora_device *device, const float *flat);
-void lb_lora_device_out(lb_ops *ops, const lb_lora_device *device, float *flat);
-/* The A or B of a projection as a view, rows of the stacked A for an A. */
-lb_tensor lb_lora_device_view(const lb_lora_device *device, const lb_lora_tensor *tensor);
+/* weights.c: fills every weight of the model from DIR. */
+LB_NODISCARD lb_status lb_model_load_weights(lb_model *model, const char *dir, lb_err *err);
 
-/* ---- KV cache ---- */
+/* The weight whose rows are the vocabulary's output vectors. */
+static inline const lb_weight *lb_model_head(const lb_model *model)
+{
+    return model->unembedding ? model->unembedding : model->embedding;
+}
 
-/* Keys (after RoPE) and values of all layers in numbered slots. */
-typedef struct lb_kv {
-    lb_backend *backend;
-    lb_tensor memory;              /* [layers * 2 * slots, kv_heads * head_dim] */
-    size_t slots;
-} lb_kv;
+/* Checks a sequence: 1 .. max_positions tokens, each in the vocabulary. */
+LB_NODISCARD lb_status lb_model_check_tokens(const lb_model *model, const lb_sequence *sequence,
+                                             lb_err *err);
 
-LB_NODISCARD lb_status lb_kv_create(lb_model *model, size_t slots, lb_kv *out, lb_err *err);
-void lb_kv_free(lb_kv *kv);                                    /* zeroed allowed */
-lb_tensor lb_kv_keys(const lb_kv *kv, uint32_t layer);         /* [slots, kv_heads * head_dim] */
-lb_tensor lb_kv_values(const lb_kv *kv, uint32_t layer);
+/* ---- forward.c: rows through the decoder ---- */
 
-/* ---- one forward pass over rows of any sequences ---- */
+/* Keys and values of a pass, one pair of [slots, kv_heads * head_dim] a layer. */
+typedef struct lb_kv_cache {
+    lb_tensor *keys, *values;  /* [L] */
+} lb_kv_cache;
 
-typedef struct lb_pass {
-    lb_model *model;
-    const lb_lora_device *lora;    /* NULL: the base model */
-    const lb_kv *kv;               /* NULL: spans number the rows of this pass */
-    size_t rows, capacity;
-    uint32_t *tokens, *positions, *slots;   /* [capacity]; slots: where a row's key goes in kv */
-    lb_kv_spans *spans;            /* [capacity] */
-} lb_pass;
+/* Rows to run. A row reads the cache's slots of its spans; with a cache, its own key and value go to
+ * slot[row] before any row reads. Without a cache (keys NULL), keys and values are the rows' own. */
+typedef struct lb_rows {
+    size_t count;
+    const uint32_t *tokens, *positions, *slots;
+    const lb_kv_spans *spans;
+    const lb_kv_cache *cache;  /* NULL: none */
+} lb_rows;
 
-typedef struct lb_pass_row {
-    uint32_t token, position, slot;
-    lb_kv_spans spans;
-} lb_pass_row;
+/* What the backward of one block needs. Tensors live in the stream's arena. */
+typedef struct lb_block_state {
+    lb_tensor input, normed, q_raw, k_raw, q, k, v, attended, middle, mlp_normed, gate, up, gated;
+} lb_block_state;
 
-LB_NODISCARD lb_status lb_pass_create(lb_model *model, const lb_adapter *adapter,
-                                      size_t capacity, lb_pass *out, lb_err *err);
-void lb_pass_free(lb_pass *pass);                              /* zeroed allowed */
-void lb_pass_add(lb_pass *pass, const lb_pass_row *row);       /* asserts the capacity */
+/* x [T, D] through layer `index`, in place. state NULL: temporaries are given back at once;
+ * otherwise they are kept there. */
+void lb_block_forward(lb_model *model, const lb_adapter *adapter, size_t index,
+                      const lb_rows *rows, lb_tensor x, lb_block_state *state);
+/* Embeds the rows, runs every layer, applies the final norm: [T, D], in the arena. */
+lb_tensor lb_forward(lb_model *model, const lb_adapter *adapter, const lb_rows *rows);
 
-/* The activations of one transformer block. The forward reuses one for all layers; the backward
- * fills one again for the layer that it differentiates. */
-typedef struct lb_block {
-    lb_tensor h1, y[LB_PROJ_COUNT], u[LB_GROUP_COUNT], q, k, attended, mid, h2, act;
-} lb_block;
+/* Allocates a cache of `slots` in the arena; the arrays of views are owned (lb_kv_cache_free). */
+LB_NODISCARD lb_status lb_kv_cache_create(lb_model *model, size_t slots, lb_kv_cache *out,
+                                          lb_err *err);
+void lb_kv_cache_free(lb_kv_cache *cache);
 
-void lb_block_alloc(const lb_pass *pass, lb_block *b);
-/* out = block(in); in is left as it is. b: from lb_block_alloc of the same pass. */
-void lb_block_forward(const lb_pass *pass, uint32_t layer, lb_tensor in, lb_tensor out,
-                      lb_block *b);
-
-/* The residual stream [rows, D] after all layers, in the arena. inputs: NULL, or [layers] tensors
- * that receive the input of each layer. */
-lb_tensor lb_pass_forward(const lb_pass *pass, lb_tensor *inputs);
-/* Rows index[0 .. count) of x under the final norm: what the head reads. */
-lb_tensor lb_pass_final(const lb_pass *pass, lb_tensor x, const uint32_t *index, size_t count);
-
-/* ---- backward of a pass without a KV cache ---- */
-
-typedef struct lb_backward {
-    const lb_pass *pass;
-    const lb_lora_device *grad;    /* dA and dB are added to it */
-    const uint32_t *starts;        /* [sequences + 1] rows */
-    const bool *active;            /* [sequences]; false: all of its dL/dlogprob are 0 */
-    size_t sequences;
-} lb_backward;
-
-/* dx: dL/d(residual stream after all layers), overwritten on the way down. inputs: as
- * lb_pass_forward filled them. */
-void lb_pass_backward(const lb_backward *backward, const lb_tensor *inputs, lb_tensor dx);
+static inline lb_attention_shape lb_model_attention(const lb_model *model)
+{
+    const lb_model_config *c = &model->config;
+    return (lb_attention_shape){c->heads, c->kv_heads, c->head_dim,
+                                1.0f / __builtin_sqrtf((float)c->head_dim)};
+}
 
 #endif
