@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/base/buf.h"
 
-#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,8 +82,10 @@ void lb_buf_printf(lb_buf *buf, const char *format, ...)
     va_copy(again, args);
     int length = vsnprintf(NULL, 0, format, args);
     va_end(args);
-    assert(length >= 0);
-    if (reserve(buf, (size_t)length)) {
+    if (length < 0) {   /* more than INT_MAX bytes */
+        if (buf->status == LB_OK)
+            buf->status = LB_ETOOBIG;
+    } else if (reserve(buf, (size_t)length)) {
         vsnprintf((char *)buf->data + buf->length, (size_t)length + 1, format, again);
         buf->length += (size_t)length;
     }
@@ -149,6 +150,8 @@ const uint8_t *lb_read_bytes(lb_reader *reader, size_t length)
         reader->failed = true;
         return NULL;
     }
+    if (length == 0)   /* of no bytes at all, data may be NULL, which allows no arithmetic */
+        return reader->data ? reader->data + reader->offset : (const uint8_t *)"";
     const uint8_t *at = reader->data + reader->offset;
     reader->offset += length;
     return at;

@@ -61,10 +61,11 @@ int lb_cond_init(pthread_cond_t *condition)
 struct timespec lb_deadline_timespec(int64_t deadline_ms)
 {
     /* Conditions know CLOCK_MONOTONIC but not CLOCK_BOOTTIME: what is left is carried over. */
-    int64_t left = deadline_ms - lb_clock_ms();
+    int64_t present = lb_clock_ms();
     struct timespec t = now(CLOCK_MONOTONIC);
-    if (left <= 0)
+    if (deadline_ms <= present)
         return t;
+    int64_t left = deadline_ms - present;
     t.tv_sec += left / MS_PER_S;
     t.tv_nsec += left % MS_PER_S * NS_PER_MS;
     if (t.tv_nsec >= NS_PER_MS * MS_PER_S) {

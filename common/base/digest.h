@@ -19,7 +19,7 @@ typedef struct lb_sha256 lb_sha256;
 
 LB_NODISCARD lb_status lb_sha256_new(lb_sha256 **out, lb_err *err);
 void lb_sha256_update(lb_sha256 *hash, const void *bytes, size_t length);
-void lb_sha256_final(lb_sha256 *hash, uint8_t digest[LB_SHA256_BYTES]);  /* hash may be freed only */
+void lb_sha256_final(lb_sha256 *hash, uint8_t digest[LB_SHA256_BYTES]);  /* then only free it */
 void lb_sha256_free(lb_sha256 *hash);
 
 /* One call; aborts only if libcrypto has no SHA-256 at all. */

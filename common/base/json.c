@@ -31,17 +31,67 @@ static bool too_deep(const char *text, size_t length)
     return false;
 }
 
+typedef struct key_span {
+    const char *at;
+    size_t length;
+} key_span;
+
+/* The path of the member whose value ends at byte `end`, such as "lora.r", for an error's field.
+ * The text before `end` is well formed and was found not to be too deep. */
+static void path_at(const char *text, size_t end, char *out, size_t size)
+{
+    key_span keys[LB_JSON_DEPTH_MAX + 1] = {{0}}, last = {0};
+    size_t depth = 0, used = 0;
+    for (size_t i = 0; i < end; i++) {
+        char c = text[i];
+        if (c == '"') {
+            size_t from = ++i;
+            while (i < end && text[i] != '"')
+                i += text[i] == '\\' ? 2 : 1;
+            last = (key_span){.at = text + from, .length = (i < end ? i : end) - from};
+        } else if (c == ':') {
+            keys[depth] = last;
+        } else if ((c == '{' || c == '[') && depth < LB_JSON_DEPTH_MAX) {
+            keys[++depth] = (key_span){0};
+        } else if ((c == '}' || c == ']') && depth > 0) {
+            depth--;
+        }
+    }
+    out[0] = '\0';
+    for (size_t level = 0; level <= depth && used + 1 < size; level++) {
+        if (!keys[level].at)
+            continue;
+        int cut = (int)(keys[level].length < size ? keys[level].length : size);
+        int n = snprintf(out + used, size - used, "%s%.*s", used ? "." : "", cut, keys[level].at);
+        used += n > 0 ? (size_t)n : 0;
+    }
+}
+
+static lb_status malformed(const char *text, size_t length, const json_error_t *why, lb_err *err)
+{
+    char field[LB_ERR_FIELD_MAX] = "";
+    size_t position = why->position > 0 ? (size_t)why->position : 0;
+    if (json_error_code(why) == json_error_numeric_overflow) {
+        path_at(text, position < length ? position : length, field, sizeof field);
+        return lb_fail(err, LB_EDATA, field, "the number at %d:%d is too large", why->line,
+                       why->column);
+    }
+    if (json_error_code(why) == json_error_out_of_memory)
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for %zu bytes of JSON", length);
+    return lb_fail(err, LB_EDATA, NULL, "the JSON is malformed at %d:%d: %.160s", why->line,
+                   why->column, why->text);
+}
+
 lb_status lb_json_parse(const char *text, size_t length, lb_json **out, lb_err *err)
 {
-    json_error_t why;
+    json_error_t why = {0};
     if (too_deep(text, length))
         return lb_fail(err, LB_EDATA, NULL, "the JSON is nested deeper than %d levels",
                        LB_JSON_DEPTH_MAX);
     json_t *root = json_loadb(text ? text : "", length,
                               JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
     if (!root)
-        return lb_fail(err, LB_EDATA, NULL, "the JSON is malformed at %d:%d: %.160s", why.line,
-                       why.column, why.text);
+        return malformed(text, length, &why, err);
     *out = root;
     return LB_OK;
 }
@@ -236,9 +286,10 @@ lb_status lb_json_opt_u64(const lb_json *object, const char *where, const char *
 lb_status lb_json_need_u32(const lb_json *object, const char *where, const char *key,
                            uint32_t min, uint32_t max, uint32_t *out, lb_err *err)
 {
-    uint64_t wide = *out;
+    uint64_t wide = 0;
     lb_status status = u64_member(object, where, key, true, (uint64_t[2]){min, max}, &wide, err);
-    *out = (uint32_t)wide;
+    if (status == LB_OK)
+        *out = (uint32_t)wide;
     return status;
 }
 

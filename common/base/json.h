@@ -23,7 +23,8 @@ typedef struct json_t lb_json;  /* a node of jansson's tree; only json.c looks i
 #define LB_JSON_DEPTH_MAX 32
 
 /* Parses length bytes of UTF-8. *out is owned by the caller (lb_json_free frees the whole tree).
- * LB_EDATA: malformed, duplicate key, deeper than LB_JSON_DEPTH_MAX; the message has line:column. */
+ * LB_EDATA: malformed, a duplicate key, a number beyond 64 bits (the field names it), or deeper
+ * than LB_JSON_DEPTH_MAX; the message has line:column. */
 LB_NODISCARD lb_status lb_json_parse(const char *text, size_t length, lb_json **out, lb_err *err);
 void lb_json_free(lb_json *root);
 

@@ -9,6 +9,16 @@
 #include <string.h>
 
 #define DEPTH_MAX 63u
+#define REAL_BYTES 40u
+#define F32_DIGITS_MIN 6u
+#define F32_DIGITS_MAX 9u    /* enough for any f32 */
+#define F64_DIGITS_MIN 15
+#define F64_DIGITS_MAX 17    /* enough for any f64 */
+#define FAST_MIN 1e-5
+#define FAST_MAX 1e6
+/* The bits of a double that a float in the normal range drops, and their value half way. */
+#define F32_REST_MASK 0x1FFFFFFFull
+#define F32_REST_MIDWAY 0x10000000ull
 #define REPLACEMENT "\xEF\xBF\xBD"
 
 /* A comma when one is due; then a value may be written. */
@@ -144,40 +154,110 @@ void lb_jsonw_u64(lb_jsonw *w, uint64_t value)
     lb_buf_printf(w->out, "%" PRIu64, value);
 }
 
-/* printf follows the locale's decimal point; a program of ours never calls setlocale, so it is a
- * full stop. */
-void lb_jsonw_f32(lb_jsonw *w, float value)
+/* Writes digits * 10^-places without trailing zeros; out holds REAL_BYTES. Returns the length. */
+static size_t put_decimal(char *out, bool negative, uint64_t digits, unsigned places)
 {
-    char text[32];
+    char reversed[REAL_BYTES];
+    size_t n = 0, length = 0;
+    while (places > 0 && digits % 10 == 0) {
+        digits /= 10;
+        places--;
+    }
+    for (; digits > 0 || n <= places; digits /= 10)
+        reversed[n++] = (char)('0' + digits % 10);
+    if (negative)
+        out[length++] = '-';
+    while (n > 0) {
+        out[length++] = reversed[--n];
+        if (n == places && n > 0)
+            out[length++] = '.';
+    }
+    return length;
+}
+
+/* The text of a magnitude in [FAST_MIN, FAST_MAX), where logprobs lie; 0 when it has to be found
+ * the slow way. A reply holds thousands of them, and snprintf with strtof takes most of its time
+ * then. A decimal n / 10^k (n < 2^53, k <= 22) rounds to one double, and that double rounds to the
+ * same float as the decimal itself unless it lies midway between two floats. */
+static size_t fast_f32(float value, char *out)
+{
+    static const double tens[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11,
+                                  1e12, 1e13};
+    float magnitude = fabsf(value);
+    double wide = (double)magnitude;
+    if (!(wide >= FAST_MIN && wide < FAST_MAX))
+        return 0;
+    unsigned places = F32_DIGITS_MIN - 1;   /* of six digits, when one stands before the point */
+    for (unsigned i = 1; wide >= tens[i]; i++)
+        places--;
+    for (unsigned i = 0; wide * tens[i] < 1.0; i++)
+        places++;
+    for (unsigned more = 0; more <= F32_DIGITS_MAX - F32_DIGITS_MIN; more++) {
+        uint64_t digits = (uint64_t)(wide * tens[places + more] + 0.5), bits;
+        double back = (double)digits / tens[places + more];
+        memcpy(&bits, &back, sizeof bits);
+        if ((float)back == magnitude && (bits & F32_REST_MASK) != F32_REST_MIDWAY)
+            return put_decimal(out, signbit(value) != 0, digits, places + more);
+    }
+    return 0;
+}
+
+/* Appends what snprintf made, with a full stop where the locale has another decimal point. */
+static void put_real(lb_buf *out, const char *text)
+{
+    size_t whole = strspn(text, "-0123456789");
+    size_t point = strcspn(text + whole, "e0123456789");
+    lb_buf_append(out, text, whole);
+    if (point > 0)
+        lb_buf_append(out, ".", 1);
+    lb_buf_puts(out, text + whole + point);
+}
+
+/* What JSON has no plain number for. "-0" would be read back as an integer, which has no sign. */
+static bool special_real(lb_jsonw *w, double value)
+{
     if (!isfinite(value)) {
         lb_jsonw_null(w);
+        return true;
+    }
+    if (value != 0.0)
+        return false;
+    begin(w);
+    lb_buf_puts(w->out, signbit(value) ? "-0.0" : "0");
+    return true;
+}
+
+void lb_jsonw_f32(lb_jsonw *w, float value)
+{
+    char text[REAL_BYTES];
+    if (special_real(w, (double)value))
+        return;
+    begin(w);
+    size_t length = fast_f32(value, text);
+    if (length > 0) {
+        lb_buf_append(w->out, text, length);
         return;
     }
-    begin(w);
-    int length = 0;
-    for (int digits = 6; digits <= 9; digits++) {
-        length = snprintf(text, sizeof text, "%.*g", digits, (double)value);
+    for (int digits = F32_DIGITS_MIN; digits <= (int)F32_DIGITS_MAX; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)value);
         if (strtof(text, NULL) == value)
             break;
     }
-    lb_buf_append(w->out, text, (size_t)length);
+    put_real(w->out, text);
 }
 
 void lb_jsonw_f64(lb_jsonw *w, double value)
 {
-    char text[40];
-    if (!isfinite(value)) {
-        lb_jsonw_null(w);
+    char text[REAL_BYTES];
+    if (special_real(w, value))
         return;
-    }
     begin(w);
-    int length = 0;
-    for (int digits = 15; digits <= 17; digits++) {
-        length = snprintf(text, sizeof text, "%.*g", digits, value);
+    for (int digits = F64_DIGITS_MIN; digits <= F64_DIGITS_MAX; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
         if (strtod(text, NULL) == value)
             break;
     }
-    lb_buf_append(w->out, text, (size_t)length);
+    put_real(w->out, text);
 }
 
 void lb_jsonw_bool(lb_jsonw *w, bool value)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/base/log.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -9,6 +10,8 @@
 #include <unistd.h>
 
 #define LINE_MAX_BYTES 2048
+/* What a logfmt value may hold without quotes. */
+#define PLAIN "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/[]"
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 
@@ -58,9 +61,16 @@ void lb_log(lb_log_level level, const char *event, const char *format, ...)
         used = add(used, vsnprintf(line + used, sizeof line - used - 1, format, args));
         va_end(args);
     }
+    for (size_t i = 0; i < used; i++) {   /* a value that was not quoted cannot forge a line */
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7F)
+            line[i] = '?';
+    }
     line[used++] = '\n';
-    ssize_t ignored = write(STDERR_FILENO, line, used);
-    (void)ignored;   /* there is nowhere left to tell of a stderr that fails */
+    ssize_t written;
+    do {
+        written = write(STDERR_FILENO, line, used);
+    } while (written < 0 && errno == EINTR);
+    /* There is nowhere left to tell of a stderr that fails. */
 }
 
 const char *lb_log_quote(char *out, size_t size, const char *value)
@@ -82,11 +92,15 @@ const char *lb_log_quote(char *out, size_t size, const char *value)
 
 void lb_log_err(lb_log_level level, const char *event, const lb_err *err)
 {
-    char message[LB_ERR_MESSAGE_MAX + 64];
+    char message[2 * LB_ERR_MESSAGE_MAX + 4], quoted[2 * LB_ERR_FIELD_MAX + 4];
+    const char *field = err->field;
     lb_log_quote(message, sizeof message, err->message);
+    /* A field may be the name of a tensor or of a key in a request: any text. */
+    if (field[strspn(field, PLAIN)])
+        field = lb_log_quote(quoted, sizeof quoted, field);
     if (err->field[0])
-        lb_log(level, event, "error=%s field=%s message=%s", lb_status_name(err->status),
-               err->field, message);
+        lb_log(level, event, "error=%s field=%s message=%s", lb_status_name(err->status), field,
+               message);
     else
         lb_log(level, event, "error=%s message=%s", lb_status_name(err->status), message);
 }

@@ -61,7 +61,8 @@ static lb_status set_integer(const lb_option *option, const char *text, lb_err *
     if (*text < '0' || *text > '9' || *end)
         return lb_fail(err, LB_EINVAL, option->name, "--%s takes a whole number, not '%.40s'",
                        option->name, text);
-    if (errno || value < option->min || value > option->max)
+    if (errno || value < option->min || value > option->max ||
+        (option->type == LB_OPT_U32 && value > UINT32_MAX))
         return lb_fail(err, LB_EINVAL, option->name,
                        "--%s is %.40s, which is outside %" PRIu64 " .. %" PRIu64, option->name,
                        text, option->min, option->max);
@@ -75,8 +76,10 @@ static lb_status set_integer(const lb_option *option, const char *text, lb_err *
 static lb_status set_real(const lb_option *option, const char *text, lb_err *err)
 {
     char *end = NULL;
-    double value = strtod(text, &end);
-    if (!*text || *end || !isfinite(value))
+    /* strtod also takes white space, "nan" and hexadecimal, which are typing errors here. */
+    bool plain = *text && text[strspn(text, "+-.0123456789eE")] == '\0';
+    double value = plain ? strtod(text, &end) : 0.0;
+    if (!plain || end == text || *end || !isfinite(value))
         return lb_fail(err, LB_EINVAL, option->name, "--%s takes a number, not '%.40s'",
                        option->name, text);
     *(double *)option->out = value;
@@ -133,22 +136,32 @@ static lb_status parse_option(const lb_command_line *line, int argc, char **argv
     return unknown_option(line, name, err);
 }
 
+/* Asked first, so that the help shows the defaults and not what was parsed before it. */
+static bool asks_for_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+    }
+    return false;
+}
+
 lb_status lb_options_parse(const lb_command_line *line, int argc, char **argv,
                            const char **positional, size_t *positional_count, bool *helped,
                            lb_err *err)
 {
     bool options_over = false;
     *positional_count = 0;
-    *helped = false;
+    *helped = asks_for_help(argc, argv);
+    if (*helped) {
+        lb_options_help(line, stdout);
+        return LB_OK;
+    }
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i];
         lb_status status = LB_OK;
         if (!options_over && strcmp(word, "--") == 0) {
             options_over = true;
-        } else if (!options_over && (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)) {
-            lb_options_help(line, stdout);
-            *helped = true;
-            return LB_OK;
         } else if (!options_over && strncmp(word, "--", 2) == 0) {
             status = parse_option(line, argc, argv, &i, err);
         } else if (!options_over && word[0] == '-' && word[1]) {
@@ -198,8 +211,7 @@ void lb_options_help(const lb_command_line *line, FILE *out)
         fprintf(out, "Examples:\n%s\n", line->examples);
     fprintf(out, "Usage: %s [options]%s%s\n\n%s\n", line->program, line->positional ? " " : "",
             line->positional ? line->positional : "", line->summary);
-    if (line->option_count)
-        fputs("\nOptions:\n", out);
+    fputs("\nOptions:\n", out);
     for (size_t i = 0; i < line->option_count; i++) {
         const lb_option *option = &line->options[i];
         char head[64];
@@ -209,4 +221,5 @@ void lb_options_help(const lb_command_line *line, FILE *out)
         print_default(option, out);
         fputc('\n', out);
     }
+    fprintf(out, "  %-*s %s\n", HELP_COLUMN, "--help", "Prints this text.");
 }

@@ -68,10 +68,24 @@ int lb_status_http(lb_status status)
     return row_of(status)->http;
 }
 
+/* Codes that no row has, or that the first row with them would name wrongly. */
+static const struct {
+    int http;
+    lb_status status;
+} peers[] = {
+    {403, LB_EAUTH},
+    {408, LB_ETIMEOUT},
+    {503, LB_EUNAVAILABLE},   /* whatever the peer lacks, it is not our memory */
+};
+
 lb_status lb_status_from_http(int code)
 {
     if (code >= 200 && code < 300)
         return LB_OK;
+    for (size_t i = 0; i < sizeof peers / sizeof *peers; i++) {
+        if (peers[i].http == code)
+            return peers[i].status;
+    }
     for (int s = LB_OK + 1; s < LB_STATUS_COUNT; s++) {
         if (rows[s].http == code)
             return (lb_status)s;

@@ -4,10 +4,14 @@
 #include "common/base/json.h"
 #include "common/io/file.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define CONFIG_BYTES_MAX (4u << 20)
-#define HEAD_DIM_MAX 1024u
+#define HEAD_DIM_MAX 512u
+#define RMS_EPS_MIN 1e-12
+#define RMS_EPS_MAX 0.1
+#define ROPE_THETA_MAX 1e12
 #define POSITIONS_MAX (1u << 27)
 #define ROPE_FACTOR_MAX 1e6
 
@@ -61,6 +65,10 @@ static lb_status parse_sizes(const lb_json *root, lb_model_config *c, lb_err *er
             return status;
     }
     c->kv_heads = c->heads;
+    const lb_json *head_dim = lb_json_get(root, "head_dim");
+    if ((!head_dim || lb_json_is_null(head_dim)) && c->hidden % c->heads != 0)
+        return lb_fail(err, LB_EDATA, "head_dim", "it is absent, and a hidden_size of %u is no "
+                       "multiple of %u heads", c->hidden, c->heads);
     c->head_dim = c->hidden / c->heads;
     lb_status status = lb_json_opt_u32(root, "", "num_key_value_heads", 1, LB_CONFIG_HEADS_MAX,
                                        &c->kv_heads, err);
@@ -69,8 +77,20 @@ static lb_status parse_sizes(const lb_json *root, lb_model_config *c, lb_err *er
     if (status == LB_OK && c->heads % c->kv_heads != 0)
         status = lb_fail(err, LB_EDATA, "num_key_value_heads", "%u does not divide %u heads",
                          c->kv_heads, c->heads);
-    if (status == LB_OK && (c->head_dim < 2 || c->head_dim % 2 != 0))
-        status = lb_fail(err, LB_EDATA, "head_dim", "%u is not an even size", c->head_dim);
+    if (status == LB_OK && (c->head_dim < 2 || c->head_dim % 2 != 0 || c->head_dim > HEAD_DIM_MAX))
+        status = lb_fail(err, LB_EDATA, "head_dim", "%u is not an even size of at most %u",
+                         c->head_dim, HEAD_DIM_MAX);
+    return status;
+}
+
+/* The share of a head that RoPE rotates, which stands at the top or beside the theta. */
+static lb_status refuse_partial_rotary(const lb_json *object, const char *where, lb_err *err)
+{
+    double share = 1.0;
+    lb_status status = lb_json_opt_f64(object, where, "partial_rotary_factor", 0, 1, &share, err);
+    if (status == LB_OK && share < 1.0)
+        status = lb_fail(err, LB_EUNSUPPORTED, "partial_rotary_factor",
+                         "heads that are rotated in part (%g) are not supported", share);
     return status;
 }
 
@@ -97,9 +117,13 @@ static lb_status refuse_unsupported(const lb_json *root, const lb_model_config *
         status = lb_json_opt_bool(root, "", "mlp_bias", &mlp_bias, err);
     if (status == LB_OK && mlp_bias)
         status = lb_fail(err, LB_EUNSUPPORTED, "mlp_bias", "biases in the MLP are not supported");
+    const lb_json *types = NULL;
+    if (status == LB_OK)
+        status = lb_json_opt_array(root, "", "layer_types", &types, err);
+    if (status == LB_OK)
+        status = refuse_partial_rotary(root, "", err);
     if (status != LB_OK)
         return status;
-    const lb_json *types = lb_json_get(root, "layer_types");
     for (size_t i = 0; i < lb_json_array_size(types); i++) {
         const char *type = lb_json_string(lb_json_at(types, i));
         if (!type || strcmp(type, "full_attention") != 0)
@@ -127,11 +151,46 @@ static lb_status parse_llama3(const lb_json *rope, const char *where, lb_rope_co
         status = lb_json_need_f64(rope, where, "high_freq_factor", 1e-6, ROPE_FACTOR_MAX,
                                   &out->high_freq_factor, err);
     if (status == LB_OK && out->high_freq_factor <= out->low_freq_factor)
-        status = lb_fail(err, LB_EDATA, where, "high_freq_factor is not above low_freq_factor");
+        status = lb_fail(err, LB_EDATA, "high_freq_factor", "%g is not above low_freq_factor",
+                         out->high_freq_factor);
     if (status == LB_OK)
         status = lb_json_need_u32(rope, where, "original_max_position_embeddings", 1,
                                   POSITIONS_MAX, &out->original_max_positions, err);
     return status;
+}
+
+/* One entry per layer type is a later form; read as the flat one it would lose its theta. */
+static lb_status refuse_nested(void *arg, const char *key, const lb_json *value)
+{
+    if (!lb_json_is_object(value))
+        return LB_OK;
+    return lb_fail(arg, LB_EUNSUPPORTED, "rope_parameters",
+                   "parameters per layer type ('%.40s') are not supported", key);
+}
+
+/* The scaling of rope: default, llama3, or refused. */
+static lb_status parse_rope_type(const lb_json *rope, const char *where, lb_rope_config *out,
+                                 lb_err *err)
+{
+    const char *type = NULL;
+    lb_status status = lb_json_each(rope, refuse_nested, err);
+    if (status == LB_OK)
+        status = refuse_partial_rotary(rope, where, err);
+    if (status == LB_OK)   /* the older key first: rope_type wins where both stand */
+        status = lb_json_opt_string(rope, where, "type", &type, err);
+    const char *older = type;
+    if (status == LB_OK)
+        status = lb_json_opt_string(rope, where, "rope_type", &type, err);
+    if (status == LB_OK && !type && lb_json_get(rope, "factor"))
+        type = "(none, with a factor)";
+    if (status != LB_OK || !type || strcmp(type, "default") == 0)
+        return status;
+    if (strcmp(type, "llama3") == 0)
+        return parse_llama3(rope, where, out, err);
+    char field[LB_ERR_FIELD_MAX];
+    snprintf(field, sizeof field, "%s.%s", where, older && type == older ? "type" : "rope_type");
+    return lb_fail(err, LB_EUNSUPPORTED, field,
+                   "rope type '%.40s' is not supported; default and llama3 are", type);
 }
 
 /* rope_parameters (Transformers 5) holds theta and the scaling; before it, rope_theta stood at the
@@ -139,31 +198,21 @@ static lb_status parse_llama3(const lb_json *rope, const char *where, lb_rope_co
 static lb_status parse_rope(const lb_json *root, lb_rope_config *out, lb_err *err)
 {
     const lb_json *parameters = NULL, *scaling = NULL;
-    const char *where = "rope_parameters", *type = NULL;
-    out->theta = 10000.0;
+    const char *where = "rope_parameters";
+    out->theta = 10000.0;   /* what Transformers takes when the key is absent */
     lb_status status = lb_json_opt_object(root, "", "rope_parameters", &parameters, err);
     if (status == LB_OK)
-        status = lb_json_opt_f64(root, "", "rope_theta", 1, 1e12, &out->theta, err);
+        status = lb_json_opt_f64(root, "", "rope_theta", 1, ROPE_THETA_MAX, &out->theta, err);
     if (status == LB_OK && parameters)
-        status = lb_json_opt_f64(parameters, where, "rope_theta", 1, 1e12, &out->theta, err);
-    if (status == LB_OK && !parameters)
-        status = lb_json_opt_object(root, "", "rope_scaling", &scaling, err);
-    if (status != LB_OK)
-        return status;
-    const lb_json *rope = parameters ? parameters : scaling;
-    where = parameters ? "rope_parameters" : "rope_scaling";
-    if (!rope)
-        return LB_OK;
-    status = lb_json_opt_string(rope, where, "type", &type, err);
+        status = lb_json_opt_f64(parameters, where, "rope_theta", 1, ROPE_THETA_MAX,
+                                 &out->theta, err);
     if (status == LB_OK)
-        status = lb_json_opt_string(rope, where, "rope_type", &type, err);
-    if (status != LB_OK || !type || strcmp(type, "default") == 0)
-        return status;
-    if (strcmp(type, "llama3") == 0)
-        return parse_llama3(rope, where, out, err);
-    return lb_fail(err, LB_EUNSUPPORTED, parameters ? "rope_parameters.rope_type"
-                                                    : "rope_scaling.rope_type",
-                   "rope type '%.40s' is not supported; default and llama3 are", type);
+        status = lb_json_opt_object(root, "", "rope_scaling", &scaling, err);
+    if (status == LB_OK && parameters)
+        status = parse_rope_type(parameters, where, out, err);
+    if (status == LB_OK && scaling)   /* it counts even beside rope_parameters */
+        status = parse_rope_type(scaling, "rope_scaling", out, err);
+    return status;
 }
 
 /* Adds the end-of-sequence ids of one file: an integer, a list, or null. */
@@ -195,6 +244,8 @@ static lb_status parse_object(const char *text, size_t length, const char *file,
     lb_status status = lb_json_parse(text, length, out, err);
     if (status != LB_OK) {
         lb_err_wrap(err, "%s", file);
+        if (err && !err->field[0])
+            snprintf(err->field, sizeof err->field, "%s", file);
     } else if (!lb_json_is_object(*out)) {
         status = lb_fail(err, LB_EDATA, file, "%s does not hold an object", file);
     }
@@ -219,13 +270,17 @@ lb_status lb_config_parse(const char *text, size_t length, const char *generatio
     if (status == LB_OK)
         status = parse_rope(root, &c.rope, err);
     if (status == LB_OK)
-        status = lb_json_opt_f64(root, "", "rms_norm_eps", 0, 1, &c.rms_eps, err);
+        status = lb_json_opt_f64(root, "", "rms_norm_eps", RMS_EPS_MIN, RMS_EPS_MAX, &c.rms_eps,
+                                 err);
     if (status == LB_OK)
         status = lb_json_opt_bool(root, "", "tie_word_embeddings", &c.tied, err);
     if (status == LB_OK)
         status = add_eos(root, &c, err);
-    if (status == LB_OK && extra)
+    if (status == LB_OK && extra) {
         status = add_eos(extra, &c, err);
+        if (status != LB_OK)
+            lb_err_wrap(err, "generation_config.json");
+    }
     c.qkv_bias = c.family == LB_FAMILY_QWEN2;
     c.qk_norm = c.family == LB_FAMILY_QWEN3;
     if (status == LB_OK)

@@ -13,6 +13,9 @@
 #include <unistd.h>
 
 #define DIR_MODE 0755
+/* Temporary files that a crash left behind are stepped over; the process may have the same number
+ * again, as it always has in a container. */
+#define TEMPORARY_TRIES 1000
 
 /* The status of an errno value after a file call. */
 static lb_status status_of(int number)
@@ -139,7 +142,9 @@ static lb_status fill(int fd, const char *path, const void *bytes, size_t length
     const uint8_t *at = bytes;
     for (size_t left = length; left > 0;) {
         ssize_t written = write(fd, at, left);
-        if (written < 0 && errno != EINTR)
+        if (written == 0)
+            errno = EIO;
+        if (written == 0 || (written < 0 && errno != EINTR))
             return file_error(err, path, "cannot be written");
         if (written > 0) {
             at += written;
@@ -159,7 +164,10 @@ static lb_status sync_folder(const char *path, lb_err *err)
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return file_error(err, folder, "cannot be opened");
-    lb_status status = fsync(fd) == 0 ? LB_OK : file_error(err, folder, "cannot be made durable");
+    lb_status status = LB_OK;
+    /* EINVAL: a file system that keeps its folders durable by itself. */
+    if (fsync(fd) != 0 && errno != EINVAL)
+        status = file_error(err, folder, "cannot be made durable");
     close(fd);
     return status;
 }
@@ -172,26 +180,51 @@ static lb_status publish(const char *temporary, const char *path, lb_write_mode 
             return file_error(err, path, "cannot be renamed into place");
         return LB_OK;
     }
-    bool there = link(temporary, path) != 0 && errno == EEXIST;
-    if (!there && !lb_path_is_file(path))
-        return file_error(err, path, "cannot be linked into place");
+    if (link(temporary, path) != 0) {
+        if (errno != EEXIST)
+            return file_error(err, path, "cannot be linked into place");
+        if (!lb_path_is_file(path))
+            return lb_fail(err, LB_EIO, NULL, "%.200s: is there and is not a regular file", path);
+    }
     unlink(temporary);
     return LB_OK;
+}
+
+/* Makes a new file beside path; temporary[LB_PATH_MAX] gets its name, which is short enough for a
+ * file system wherever path itself is. */
+static lb_status make_temporary(const char *path, unsigned mode_bits, char *temporary, int *fd,
+                                lb_err *err)
+{
+    static atomic_uint sequence;
+    const char *slash = strrchr(path, '/');
+    int folder = slash ? (int)(slash - path) + 1 : 0;
+    for (unsigned i = 0; i < TEMPORARY_TRIES; i++) {
+        int n = snprintf(temporary, LB_PATH_MAX, "%.*s.lb-%ld-%u.tmp", folder, path,
+                         (long)getpid(), atomic_fetch_add(&sequence, 1));
+        if (n < 0 || n >= LB_PATH_MAX)
+            return lb_fail(err, LB_ETOOBIG, NULL, "the path %.100s... is too long", path);
+        int made = open(temporary, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, mode_bits);
+        if (made >= 0) {
+            *fd = made;
+            return LB_OK;
+        }
+        if (errno != EEXIST)
+            break;
+    }
+    return file_error(err, temporary, "cannot be made");
 }
 
 lb_status lb_file_write(const char *path, const void *bytes, size_t length, lb_write_mode mode,
                         unsigned mode_bits, lb_err *err)
 {
-    static atomic_uint sequence;
     char temporary[LB_PATH_MAX];
-    int n = snprintf(temporary, sizeof temporary, "%s.%ld.%u.tmp", path, (long)getpid(),
-                     atomic_fetch_add(&sequence, 1));
-    if (n < 0 || (size_t)n >= sizeof temporary)
+    int fd = -1;
+    if (strlen(path) >= sizeof temporary)
         return lb_fail(err, LB_ETOOBIG, NULL, "the path %.100s... is too long", path);
-    int fd = open(temporary, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, mode_bits);
-    if (fd < 0)
-        return file_error(err, temporary, "cannot be made");
-    lb_status status = fill(fd, path, bytes, length, err);
+    lb_status status = make_temporary(path, mode_bits, temporary, &fd, err);
+    if (status != LB_OK)
+        return status;
+    status = fill(fd, path, bytes, length, err);
     if (close(fd) != 0 && status == LB_OK)
         status = file_error(err, path, "cannot be closed");
     if (status == LB_OK)
@@ -216,10 +249,11 @@ lb_status lb_dir_make(const char *path, lb_err *err)
             continue;
         char old = *at;
         *at = '\0';
-        if (mkdir(copy, DIR_MODE) != 0 && !lb_path_is_dir(copy)) {
-            /* A file in the way says EEXIST, which would read oddly. */
-            if (errno == EEXIST)
-                errno = ENOTDIR;
+        int failed = mkdir(copy, DIR_MODE) == 0 ? 0 : errno;
+        if (failed && !lb_path_is_dir(copy)) {
+            if (failed == EEXIST)
+                return lb_fail(err, LB_EIO, NULL, "%.200s: is there and is not a folder", copy);
+            errno = failed;
             return file_error(err, copy, "cannot be made");
         }
         *at = old;
@@ -255,7 +289,7 @@ lb_status lb_path_of_program(char *out, size_t size, lb_err *err)
         return lb_fail(err, LB_EIO, NULL, "the folder of the program could not be found");
     out[n] = '\0';
     char *slash = strrchr(out, '/');
-    if (slash && slash != out)
-        *slash = '\0';
+    if (slash)
+        slash[slash == out] = '\0';   /* the folder of "/x" is "/" */
     return LB_OK;
 }

@@ -4,6 +4,7 @@
 #include "common/base/json.h"
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,9 +64,11 @@ static lb_status check_name(const char *name, lb_err *err)
     return LB_OK;
 }
 
-static lb_status parse_dtype(const char *name, const char *word, lb_st_dtype *out, lb_err *err)
+static lb_status parse_dtype(const char *name, const lb_json *node, lb_st_dtype *out, lb_err *err)
 {
-    for (size_t i = 0; word && i < DTYPE_COUNT; i++) {
+    const char *word = lb_json_string(node);
+    bool whole = word && strlen(word) == lb_json_string_length(node);
+    for (size_t i = 0; whole && i < DTYPE_COUNT; i++) {
         if (strcmp(word, dtypes[i].name) == 0) {
             *out = (lb_st_dtype)i;
             return LB_OK;
@@ -132,14 +135,15 @@ static lb_status parse_tensor(void *arg, const char *key, const lb_json *value)
 {
     parse_state *s = arg;
     size_t bytes = 0;
+    lb_st_tensor t = {.name = key};
+    lb_status status = check_name(key, s->err);
+    if (status != LB_OK)
+        return status;
     if (!lb_json_is_object(value))
         return lb_fail(s->err, LB_EDATA, key, "its entry is not an object");
     if (strcmp(key, "__metadata__") == 0)
         return lb_json_each(value, parse_metadata_value, s->err);
-    lb_st_tensor t = {.name = key};
-    lb_status status = check_name(key, s->err);
-    if (status == LB_OK)
-        status = parse_dtype(key, lb_json_string(lb_json_get(value, "dtype")), &t.dtype, s->err);
+    status = parse_dtype(key, lb_json_get(value, "dtype"), &t.dtype, s->err);
     if (status == LB_OK)
         status = parse_shape(lb_json_get(value, "shape"), &t, &bytes, s->err);
     if (status == LB_OK)
@@ -155,7 +159,9 @@ static int compare_offset(const void *a, const void *b)
     if (left->data != right->data)
         return left->data < right->data ? -1 : 1;
     /* Zero-sized tensors share their offset with the next one. */
-    return left->bytes < right->bytes ? -1 : left->bytes > right->bytes;
+    if (left->bytes != right->bytes)
+        return left->bytes < right->bytes ? -1 : 1;
+    return strcmp(left->name, right->name);
 }
 
 static int compare_name(const void *a, const void *b, void *arg)
@@ -210,6 +216,8 @@ static lb_status parse_header(const uint8_t *data, size_t length, size_t header_
     lb_status status = lb_json_parse(text, n, out, err);
     if (status != LB_OK) {
         lb_err_wrap(err, "header");
+        if (err && !err->field[0])
+            snprintf(err->field, sizeof err->field, "header");
         return status;
     }
     *header_length = n;
@@ -227,7 +235,8 @@ lb_status lb_safetensors_open(const uint8_t *data, size_t length, size_t header_
     status = parse_header(data, length, header_max, &file->header, &header_length, err);
     if (status != LB_OK)
         goto done;
-    size_t members = lb_json_object_size(file->header);
+    size_t members = lb_json_object_size(file->header) -
+                     (lb_json_get(file->header, "__metadata__") != NULL);
     if (members > LB_SAFETENSORS_MAX) {
         status = lb_fail(err, LB_ETOOBIG, "header", "it has %zu tensors, the limit is %d",
                          members, LB_SAFETENSORS_MAX);
@@ -309,6 +318,9 @@ static int compare_source(const void *a, const void *b)
 static lb_status source_bytes(const lb_st_source *t, size_t *out, lb_err *err)
 {
     size_t bytes = lb_st_dtype_size(t->dtype);
+    if (bytes == 0 || t->rank > LB_SAFETENSORS_RANK_MAX)
+        return lb_fail(err, LB_EINVAL, t->name, "its dtype or its rank of %u is not known",
+                       t->rank);
     for (uint32_t i = 0; i < t->rank; i++) {
         if (!lb_size_mul(bytes, t->shape[i], &bytes))
             return lb_fail(err, LB_EINVAL, t->name, "its size overflows");
@@ -367,10 +379,11 @@ lb_status lb_safetensors_write(const lb_st_source *tensors, size_t count,
     write_metadata(&w, metadata_pairs, pair_count);
     for (size_t i = 0; i < count && status == LB_OK; i++) {
         status = source_bytes(sorted[i], &bytes, err);
-        if (status == LB_OK) {
-            write_entry(&w, sorted[i], offset, offset + bytes);
-            offset += bytes;
-        }
+        size_t begin = offset;
+        if (status == LB_OK && !lb_size_add(begin, bytes, &offset))
+            status = lb_fail(err, LB_EINVAL, sorted[i]->name, "the sizes together overflow");
+        if (status == LB_OK)
+            write_entry(&w, sorted[i], begin, offset);
     }
     if (status != LB_OK)
         goto done;
@@ -383,8 +396,10 @@ lb_status lb_safetensors_write(const lb_st_source *tensors, size_t count,
         if (source_bytes(sorted[i], &bytes, NULL) == LB_OK)
             lb_buf_append(out, sorted[i]->data, bytes);
     }
-    if (header.status != LB_OK || out->status != LB_OK)
-        status = lb_fail(err, LB_ENOMEM, NULL, "no memory for the file image");
+    if (header.status != LB_OK || out->status != LB_OK) {
+        status = header.status != LB_OK ? header.status : out->status;
+        lb_fail(err, status, NULL, "the file image: %s", lb_status_text(status));
+    }
 done:
     lb_buf_free(&header);
     free(sorted);

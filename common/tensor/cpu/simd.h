@@ -83,8 +83,8 @@ static inline vf vf_fma(vf x, vf y, vf z)
 }
 static inline vf vf_round(vf x)
 {
-    const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    return (vf){_mm256_round_ps(x.a, nearest), _mm256_round_ps(x.b, nearest)};
+    return (vf){_mm256_round_ps(x.a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                _mm256_round_ps(x.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
 static inline __m256 scale_half(__m256 a, __m256 n)
 {
