@@ -151,7 +151,7 @@ lb_status lb_options_parse(const lb_command_line *line, int argc, char **argv,
                            lb_err *err)
 {
     bool options_over = false;
-    *positional_count = 0;
+    size_t count = 0;
     *helped = asks_for_help(argc, argv);
     if (*helped) {
         lb_options_help(line, stdout);
@@ -166,15 +166,17 @@ lb_status lb_options_parse(const lb_command_line *line, int argc, char **argv,
             status = parse_option(line, argc, argv, &i, err);
         } else if (!options_over && word[0] == '-' && word[1]) {
             status = lb_fail(err, LB_EINVAL, word, "there is no option %.40s", word);
-        } else if (*positional_count == line->positional_max) {
+        } else if (count == line->positional_max) {
             status = lb_fail(err, LB_EINVAL, "argument", "'%.40s' is one word too many", word);
         } else {
-            positional[(*positional_count)++] = word;
+            positional[count++] = word;
         }
         if (status != LB_OK)
             return status;
     }
-    if (*positional_count < line->positional_min)
+    if (positional_count)
+        *positional_count = count;
+    if (count < line->positional_min)
         return lb_fail(err, LB_EINVAL, "argument", "%s is missing",
                        line->positional ? line->positional : "a word");
     return LB_OK;

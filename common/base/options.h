@@ -48,7 +48,8 @@ typedef struct lb_command_line {
     const char *positional;    /* "URL|DIR", NULL if none */
 } lb_command_line;
 
-/* Parses argv[1..]. *positional gets up to positional_max borrowed words. --help prints and sets
+/* Parses argv[1..]. positional gets up to positional_max borrowed words; it and
+ * positional_count may be NULL when a command takes none. --help prints and sets
  * *helped. LB_EINVAL names the option in err->field. */
 LB_NODISCARD lb_status lb_options_parse(const lb_command_line *line, int argc, char **argv,
                                         const char **positional, size_t *positional_count,

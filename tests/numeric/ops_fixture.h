@@ -10,6 +10,7 @@
 #include "tests/check.h"
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -3,9 +3,9 @@
  * The stream of ops: opening, the arena, the sticky error, every check of a shape or an index, and
  * the conversions of single numbers.
  */
-#include "tests/numeric/ops_fixture.h"
-
+#include "common/tensor/ops.h"
 #include "common/tensor/tensor.h"
+#include "tests/numeric/ops_fixture.h"
 
 static void test_open_names_what_it_lacks(void **state)
 {

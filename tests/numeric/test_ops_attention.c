@@ -3,6 +3,7 @@
  * Attention against float64, with shared prompts and scattered spans, and its backward against
  * finite differences of the float64 forward.
  */
+#include "common/tensor/ops.h"
 #include "tests/numeric/ops_fixture.h"
 
 typedef struct oracle {
@@ -135,8 +136,10 @@ static void test_spans_do_not_show(void **state)
         const lb_kv_spans spans = {{130, 0}, {cut, KEYS - cut}};
         for (size_t i = 0; i < KEYS; i++) {
             size_t slot = slot_of(&spans, i);
-            memcpy(k + slot * DIM, matrix(2, i, 1, DIM, 1.0f), DIM * sizeof *k);
-            memcpy(v + slot * DIM, matrix(3, i, 1, DIM, 1.0f), DIM * sizeof *v);
+            for (size_t d = 0; d < DIM; d++) {
+                k[slot * DIM + d] = noise(4, i, d, 1.0f);
+                v[slot * DIM + d] = noise(5, i, d, 1.0f);
+            }
         }
         lb_tensor out = blank(&f, 1, 3 * DIM);
         lb_attention(f.ops, out, tq, upload(&f, k, SLOTS, DIM), upload(&f, v, SLOTS, DIM), &spans,

@@ -3,6 +3,7 @@
  * The backward of linear, rmsnorm and swiglu against float64: sums for the product, finite
  * differences of the float64 forward for the others.
  */
+#include "common/tensor/ops.h"
 #include "tests/numeric/ops_fixture.h"
 
 static const size_t odd[] = {1, 2, 15, 16, 17, 33, 130};

@@ -2,6 +2,7 @@
  *
  * Forward ops against float64, on shapes below, at and above a vector, a tile and a panel.
  */
+#include "common/tensor/ops.h"
 #include "tests/numeric/ops_fixture.h"
 
 static const size_t odd[] = {1, 2, 15, 16, 17, 33, 130};

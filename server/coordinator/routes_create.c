@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * POST /v1/fine_tuning/jobs: the body is checked, and the prompts are tokenised, here on the HTTP
+ * thread; the owner only gets what is known to be sound.
+ */
+#include "server/coordinator/daemon_impl.h"
+
+#include "common/text/dataset.h"
+#include "common/train/plan.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define METHOD "on_policy_distillation"
+#define METHOD_PATH "method." METHOD
+#define HYPER_PATH METHOD_PATH ".hyperparameters"
+#define DEFAULT_SUFFIX "distill"
+#define METADATA_KEY_MAX 64u
+#define METADATA_VALUE_MAX 512u
+#define IDEMPOTENCY_KEY_MAX 255u
+#define ID_HEX 24
+
+typedef struct request_parts {
+    const lb_json *body, *hyperparameters;
+    const lb_core_model *model;
+    const lb_tokenizer *tokenizer;
+    char file_sha[LB_SHA256_HEX];
+    lb_job_config config;
+} request_parts;
+
+static lb_status find_model(const lb_coordinator *c, request_parts *parts, lb_job_row *job,
+                            lb_err *err)
+{
+    const char *name = NULL;
+    lb_status status = lb_json_need_string(parts->body, "", "model", &name, err);
+    if (status != LB_OK)
+        return status;
+    for (size_t i = 0; i < c->config.model_count; i++) {
+        if (strcmp(c->config.models[i].name, name) == 0) {
+            parts->model = &c->config.models[i];
+            parts->tokenizer = c->tokenizers[i];
+        }
+    }
+    if (!parts->model)
+        return lb_fail(err, LB_ENOTFOUND, "model", "this coordinator does not serve model '%.100s'",
+                       name);
+    snprintf(job->model, sizeof job->model, "%s", name);
+    snprintf(job->tokenizer_sha, sizeof job->tokenizer_sha, "%s", parts->model->tokenizer_sha);
+    job->vocab = parts->model->config.vocab;
+    return LB_OK;
+}
+
+static lb_status find_file(lb_coordinator *c, request_parts *parts, lb_job_row *job, lb_err *err)
+{
+    const char *id = NULL;
+    lb_status status = lb_json_need_string(parts->body, "", "training_file", &id, err);
+    if (status != LB_OK)
+        return status;
+    if (!lb_route_is_id(id, LB_LIMIT_ID) || !lb_coordinator_find_file(c, id, parts->file_sha))
+        return lb_fail(err, LB_ENOTFOUND, "training_file", "there is no file '%.64s'", id);
+    snprintf(job->training_file, sizeof job->training_file, "%s", id);
+    return LB_OK;
+}
+
+static lb_status read_suffix(const lb_json *body, lb_job_row *job, lb_err *err)
+{
+    const char *suffix = DEFAULT_SUFFIX;
+    lb_status status = LB_OK;
+    if (!lb_json_is_null(lb_json_get(body, "suffix")))
+        status = lb_json_opt_string(body, "", "suffix", &suffix, err);
+    if (status == LB_OK && !lb_route_is_id(suffix, LB_SUFFIX_MAX))
+        status = lb_fail(err, LB_EINVAL, "suffix", "suffix must be 1 to %u letters, digits or _.-",
+                         LB_SUFFIX_MAX);
+    if (status == LB_OK)
+        snprintf(job->suffix, sizeof job->suffix, "%s", suffix);
+    return status;
+}
+
+static lb_status check_pair(void *arg, const char *key, const lb_json *value)
+{
+    lb_err *err = arg;
+    if (strlen(key) == 0 || strlen(key) > METADATA_KEY_MAX)
+        return lb_fail(err, LB_EINVAL, "metadata", "a key must have 1 to %u bytes",
+                       METADATA_KEY_MAX);
+    if (!lb_json_is_string(value) || lb_json_string_length(value) > METADATA_VALUE_MAX)
+        return lb_fail(err, LB_EINVAL, "metadata", "the value of '%.40s' must be a string of at "
+                       "most %u bytes", key, METADATA_VALUE_MAX);
+    return LB_OK;
+}
+
+/* The text of a JSON value, for the row. */
+static lb_status keep_text(lb_buf *text, char **out, lb_err *err)
+{
+    if (text->status != LB_OK) {
+        lb_status status = lb_fail(err, text->status, NULL, "no memory for the job");
+        lb_buf_free(text);
+        return status;
+    }
+    *out = (char *)lb_buf_take(text, NULL);
+    return LB_OK;
+}
+
+static lb_status read_metadata(const lb_json *body, lb_job_row *job, lb_err *err)
+{
+    const lb_json *metadata = NULL;
+    lb_buf text = {0};
+    lb_status status = LB_OK;
+    if (!lb_json_is_null(lb_json_get(body, "metadata")))
+        status = lb_json_opt_object(body, "", "metadata", &metadata, err);
+    if (status == LB_OK && metadata && lb_json_object_size(metadata) > LB_LIMIT_METADATA)
+        status = lb_fail(err, LB_EINVAL, "metadata", "at most %u pairs", LB_LIMIT_METADATA);
+    if (status == LB_OK && metadata)
+        status = lb_json_each(metadata, check_pair, err);
+    if (status != LB_OK)
+        return status;
+    if (metadata)
+        lb_json_dump(&text, metadata, false);
+    else
+        lb_buf_puts(&text, "{}");
+    return keep_text(&text, &job->metadata, err);
+}
+
+/* The teacher that the job names; with a single teacher there is nothing to name. */
+static lb_status read_teacher(const lb_coordinator *c, const lb_json *method, lb_job_row *job,
+                              lb_err *err)
+{
+    const lb_json *teacher = NULL;
+    const char *name = NULL;
+    lb_status status = lb_json_opt_object(method, METHOD_PATH, "teacher", &teacher, err);
+    if (status == LB_OK && teacher)
+        status = lb_json_need_string(teacher, METHOD_PATH ".teacher", "model", &name, err);
+    if (status == LB_OK && !name && c->config.teacher_count == 1)
+        name = c->config.teachers[0].name;
+    if (status == LB_OK && !name)
+        status = lb_fail(err, LB_EINVAL, METHOD_PATH ".teacher", "a job must name its teacher");
+    if (status != LB_OK)
+        return status;
+    for (size_t i = 0; i < c->config.teacher_count; i++) {
+        if (strcmp(c->config.teachers[i].name, name) == 0) {
+            snprintf(job->teacher, sizeof job->teacher, "%s", name);
+            return LB_OK;
+        }
+    }
+    return lb_fail(err, LB_ENOTFOUND, METHOD_PATH ".teacher.model", "there is no teacher '%.100s'",
+                   name);
+}
+
+static lb_status read_method(const lb_coordinator *c, request_parts *parts, lb_job_row *job,
+                             lb_err *err)
+{
+    const lb_json *method = NULL, *distillation = NULL;
+    const char *type = NULL;
+    lb_status status = lb_json_need_object(parts->body, "", "method", &method, err);
+    if (status == LB_OK)
+        status = lb_json_need_string(method, "method", "type", &type, err);
+    if (status == LB_OK && strcmp(type, METHOD) != 0)
+        status = lb_fail(err, LB_EUNSUPPORTED, "method.type",
+                         "'%.40s' is not a method of this server; it has " METHOD, type);
+    if (status == LB_OK)
+        status = lb_json_need_object(method, "method", METHOD, &distillation, err);
+    if (status == LB_OK)
+        status = read_teacher(c, distillation, job, err);
+    if (status == LB_OK)
+        status = lb_json_opt_object(distillation, METHOD_PATH, "hyperparameters",
+                                    &parts->hyperparameters, err);
+    return status;
+}
+
+static lb_status read_config(request_parts *parts, lb_job_row *job, lb_err *err)
+{
+    lb_buf text = {0};
+    lb_jsonw w = {.out = &text};
+    uint64_t seed = 0;
+    uint32_t random = 0;
+    lb_coordinator_random(&random, sizeof random);
+    seed = random >> 1;
+    lb_status status = LB_OK;
+    if (!lb_json_is_null(lb_json_get(parts->body, "seed")))
+        status = lb_json_opt_u64(parts->body, "", "seed", 0, INT64_MAX, &seed, err);
+    if (status == LB_OK)
+        status = lb_job_config_parse(parts->hyperparameters, HYPER_PATH, seed, &parts->config, err);
+    if (status != LB_OK)
+        return status;
+    job->seed = seed;
+    lb_job_config_write(&parts->config, &w);
+    return keep_text(&text, &job->hyperparameters, err);
+}
+
+static lb_status check_lengths(const request_parts *parts, const lb_dataset *dataset, lb_err *err)
+{
+    uint64_t longest = (uint64_t)dataset->longest + parts->config.max_completion_tokens;
+    if (longest <= parts->model->config.max_positions)
+        return LB_OK;
+    return lb_fail(err, LB_EINVAL, HYPER_PATH ".max_completion_tokens",
+                   "the longest prompt (%u tokens) and %u new tokens do not fit into the model's "
+                   "%u positions", dataset->longest, parts->config.max_completion_tokens,
+                   parts->model->config.max_positions);
+}
+
+/* The file's prompts as tokens, stored as a "prompts" frame. */
+static lb_status tokenise(lb_coordinator *c, const request_parts *parts, lb_job_row *job,
+                          lb_err *err)
+{
+    lb_buf text = {0}, frame = {0};
+    lb_dataset dataset = {0};
+    lb_status status = lb_blobs_get(c->blobs, parts->file_sha, &text, err);
+    if (status != LB_OK)
+        goto done;
+    status = lb_dataset_parse_jsonl((const char *)text.data, text.length, parts->tokenizer,
+                                    job->vocab, &dataset, err);
+    if (status != LB_OK) {
+        if (err)
+            snprintf(err->field, sizeof err->field, "training_file");
+        goto done;
+    }
+    status = check_lengths(parts, &dataset, err);
+    if (status == LB_OK)
+        status = lb_dataset_encode(&dataset, &frame, err);
+    if (status == LB_OK)
+        status = lb_coordinator_put(c, frame.data, frame.length, job->dataset_sha, err);
+    job->dataset_rows = (uint32_t)dataset.count;
+    for (size_t i = 0; i < dataset.count; i++)
+        job->graded |= dataset.prompts[i].answer != NULL;
+done:
+    lb_dataset_free(&dataset);
+    lb_buf_free(&frame);
+    lb_buf_free(&text);
+    return status;
+}
+
+/* With a key the id is made of it, so that a repeated request finds the same job, also after a
+ * restart. */
+static lb_status read_idempotency(const lb_request *request, lb_job_row *job, lb_err *err)
+{
+    static const char purpose[] = "limbeck-idempotency:";
+    const char *key = lb_request_header(request, "Idempotency-Key");
+    uint8_t digest[LB_SHA256_BYTES];
+    char hex[LB_SHA256_HEX];
+    size_t length = 0;
+    const uint8_t *body = lb_request_body(request, &length);
+    lb_sha256_of(body, length, digest);
+    lb_sha256_hex(digest, job->request_sha);
+    if (!key)
+        return LB_OK;
+    if (!key[0] || strlen(key) > IDEMPOTENCY_KEY_MAX)
+        return lb_fail(err, LB_EINVAL, "Idempotency-Key", "must have 1 to %u bytes",
+                       IDEMPOTENCY_KEY_MAX);
+    lb_buf text = {0};
+    lb_buf_printf(&text, "%s%s", purpose, key);
+    lb_status status = text.status;
+    if (status == LB_OK) {
+        lb_sha256_of(text.data, text.length, digest);
+        lb_sha256_hex(digest, hex);
+        snprintf(job->id, sizeof job->id, "ftjob-%.*s", ID_HEX, hex);
+    } else {
+        (void)lb_fail(err, status, NULL, "no memory for the request");
+    }
+    lb_buf_free(&text);
+    return status;
+}
+
+void lb_route_job_create(void *daemon, lb_request *request)
+{
+    lb_coordinator *c = daemon;
+    lb_err err = {0};
+    request_parts parts = {.body = lb_request_json(request)};
+    if (!parts.body)
+        return;
+    lb_core_event *event = lb_route_event(request, LB_EVENT_JOB_CREATE);
+    if (!event)
+        return;
+    lb_job_row *job = &event->job;
+    lb_status status = find_model(c, &parts, job, &err);
+    if (status == LB_OK)
+        status = find_file(c, &parts, job, &err);
+    if (status == LB_OK)
+        status = read_suffix(parts.body, job, &err);
+    if (status == LB_OK)
+        status = read_metadata(parts.body, job, &err);
+    if (status == LB_OK)
+        status = read_method(c, &parts, job, &err);
+    if (status == LB_OK)
+        status = read_config(&parts, job, &err);
+    if (status == LB_OK)
+        status = read_idempotency(request, job, &err);
+    if (status == LB_OK)
+        status = tokenise(c, &parts, job, &err);
+    if (status == LB_OK) {
+        lb_route_submit(c, request, event);
+        return;
+    }
+    lb_core_event_free(event);
+    free(event);
+    lb_reply_err(request, &err);
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/tensor/cpu/pool.h"
+#include "tests/check.h"
+
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define TASKS_MAX 500u
+
+typedef struct tally {
+    atomic_uint runs[TASKS_MAX];
+    unsigned plain[TASKS_MAX];      /* written without atomics: each task has its own */
+    uint32_t threads;
+    atomic_uint inside[8];
+} tally;
+
+static void count_task(void *arg, size_t index, size_t thread)
+{
+    tally *t = arg;
+    if (thread >= t->threads || atomic_fetch_add(&t->inside[thread], 1) != 0)
+        abort();                    /* two tasks with one thread number would share scratch */
+    atomic_fetch_add(&t->runs[index], 1);
+    t->plain[index]++;
+    atomic_fetch_sub(&t->inside[thread], 1);
+}
+
+static void test_every_task_runs_once(void **state)
+{
+    (void)state;
+    static const uint32_t threads[] = {1, 2, 3, 8};
+    static const size_t counts[] = {0, 1, 2, 3, 7, 64, TASKS_MAX};
+    for (size_t t = 0; t < 4; t++) {
+        lb_pool *pool = NULL;
+        assert_int_equal(lb_pool_create(threads[t], &pool, NULL), LB_OK);
+        assert_int_equal(lb_pool_threads(pool), threads[t]);
+        for (unsigned round = 0; round < 60; round++) {
+            size_t count = counts[round % 7];
+            tally *got = calloc(1, sizeof *got);
+            assert_non_null(got);
+            got->threads = threads[t];
+            lb_pool_run(pool, count, count_task, got);
+            for (size_t i = 0; i < TASKS_MAX; i++) {
+                assert_int_equal(atomic_load(&got->runs[i]), i < count);
+                assert_int_equal(got->plain[i], i < count);
+            }
+            free(got);
+        }
+        lb_pool_free(pool);
+    }
+}
+
+/* Loops of two tasks follow each other closely: the moment at which a late worker could meet the
+ * next loop's state. */
+static void test_short_loops(void **state)
+{
+    (void)state;
+    lb_pool *pool = NULL;
+    tally *got = calloc(1, sizeof *got);
+    assert_non_null(got);
+    got->threads = 3;
+    assert_int_equal(lb_pool_create(3, &pool, NULL), LB_OK);
+    for (unsigned round = 0; round < 20000; round++)
+        lb_pool_run(pool, 2, count_task, got);
+    assert_int_equal(got->plain[0], 20000);
+    assert_int_equal(got->plain[1], 20000);
+    lb_pool_free(pool);
+    free(got);
+}
+
+static void test_idle_threads_sleep(void **state)
+{
+    (void)state;
+    lb_pool *pool = NULL;
+    tally *got = calloc(1, sizeof *got);
+    assert_non_null(got);
+    got->threads = 4;
+    assert_int_equal(lb_pool_create(4, &pool, NULL), LB_OK);
+    lb_pool_run(pool, 64, count_task, got);
+    struct timespec before, after, pause = {.tv_nsec = 200000000};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    nanosleep(&pause, NULL);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    double used = (double)(after.tv_sec - before.tv_sec) +
+                  1e-9 * (double)(after.tv_nsec - before.tv_nsec);
+    assert_true(used < 0.05);       /* three spinning threads would use 0.2 s or more */
+    lb_pool_free(pool);
+    free(got);
+}
+
+static void test_threads_zero_follows_affinity(void **state)
+{
+    (void)state;
+    cpu_set_t before, one;
+    lb_pool *pool = NULL;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    assert_int_equal(lb_pool_create(0, &pool, NULL), LB_OK);
+    assert_true(lb_pool_threads(pool) >= 1);
+    assert_true(lb_pool_threads(pool) <= (uint32_t)CPU_COUNT(&before));
+    lb_pool_free(pool);
+    CPU_ZERO(&one);
+    for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; cpu++) {
+        if (CPU_ISSET(cpu, &before))
+            CPU_SET(cpu, &one);
+    }
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    assert_int_equal(lb_pool_create(0, &pool, NULL), LB_OK);
+    assert_int_equal(lb_pool_threads(pool), 1);
+    lb_pool_free(pool);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+}
+
+static void test_too_many(void **state)
+{
+    (void)state;
+    lb_pool *pool = NULL;
+    lb_err err = {0};
+    assert_int_equal(lb_pool_create(100000, &pool, &err), LB_EINVAL);
+    assert_string_equal(err.field, "threads");
+    assert_null(pool);
+    lb_pool_free(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_task_runs_once),
+        cmocka_unit_test(test_short_loops),
+        cmocka_unit_test(test_idle_threads_sleep),
+        cmocka_unit_test(test_threads_zero_follows_affinity),
+        cmocka_unit_test(test_too_many),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
