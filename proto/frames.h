@@ -118,7 +118,7 @@ typedef struct lb_unit_result {
 } lb_unit_result;
 
 void lb_unit_result_encode(const lb_unit_result *result, lb_buf *out);
-/* elements must equal expected_elements; every value must be finite (LB_ENUMERIC names the index). */
+/* elements must equal expected_elements; every value must be finite (LB_ENUMERIC). */
 LB_NODISCARD lb_status lb_unit_result_decode(const uint8_t *bytes, size_t length,
                                              uint64_t expected_elements, lb_unit_result *out,
                                              lb_err *err);

@@ -208,7 +208,7 @@ int lb_cmd_eval(int argc, char **argv)
         .summary = "Samples a completion for every prompt and counts the right answers: the last\n"
                    "number of a completion that ended by itself against the row's \"answer\".",
         .examples = "  limbeck eval --model DIR --data heldout.jsonl\n"
-                    "  limbeck eval --model DIR --adapter DIR --teacher DIR --data f.jsonl --json\n",
+                    "  limbeck eval --model DIR --adapter DIR --teacher DIR --data f.jsonl\n",
         .options = options,
         .option_count = sizeof options / sizeof *options,
     };

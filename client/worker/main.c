@@ -101,13 +101,13 @@ int main(int argc, char **argv)
         {.name = "threads", .type = LB_OPT_U32, .out = &config.threads, .max = THREADS_MAX,
          .value = "N", .help = "threads of the model, 0: all this process may use"},
         {.name = "dtype", .type = LB_OPT_STRING, .out = &dtype, .value = "f32|bf16",
-         .help = "storage of the weights (default f32)"},
+         .help = "storage of the weights"},
         {.name = "key-file", .type = LB_OPT_STRING, .out = &key_file, .value = "FILE",
          .help = "file with the key for coordinator and teacher"},
         {.name = "exit-when-idle-ms", .type = LB_OPT_U64, .out = &config.idle_exit_ms,
          .max = IDLE_MS_MAX, .value = "N", .help = "exit after so long without work, 0: never"},
         {.name = "log-level", .type = LB_OPT_STRING, .out = &level, .value = "LEVEL",
-         .help = "debug, info, warn or error (default info)"},
+         .help = "debug, info, warn or error"},
     };
     const lb_command_line line = {
         .program = "limbeck-worker",

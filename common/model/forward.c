@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The decoder's forward pass, written once: scoring, sampling and training all run these lines, which
- * is why their logprobs are the same bits.
+ * The decoder's forward pass, written once: scoring, sampling and training all run these lines,
+ * which is why their logprobs are the same bits.
  */
 #include "common/model/model_impl.h"
 

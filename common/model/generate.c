@@ -236,6 +236,17 @@ static lb_status run_wave(const job *j, size_t first, size_t count)
 static lb_status check(const job *j, size_t prompt_count)
 {
     const lb_model_config *c = &j->model->config;
+    const lb_sample_params *sample = &j->params->sample;
+    bool any = !j->params->allowed;
+    if (!isfinite(sample->temperature) || sample->temperature < 0)
+        return lb_fail(j->err, LB_EINVAL, "temperature", "%g is no temperature",
+                       (double)sample->temperature);
+    if (!(sample->top_p > 0 && sample->top_p <= 1))
+        return lb_fail(j->err, LB_EINVAL, "top_p", "%g is outside (0, 1]", (double)sample->top_p);
+    for (uint32_t v = 0; !any && v < c->vocab; v++)
+        any = j->params->allowed[v];
+    if (!any)
+        return lb_fail(j->err, LB_EINVAL, "allowed", "no token may be sampled");
     if (j->group == 0 || j->params->max_new_tokens == 0)
         return lb_fail(j->err, LB_EINVAL, j->group ? "max_new_tokens" : "group",
                        "must be at least 1");

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Forward and backward with respect to the adapter. The forward keeps every layer's input; a block's
- * other activations are kept too while they fit the budget, and are otherwise computed again by the
- * same lines, hence with the same bits. Parameter gradients are added sequence by sequence in the
- * order of the array, so micro-batches do not show in the sums.
+ * Forward and backward with respect to the adapter. The forward keeps every layer's input; a
+ * block's other activations are kept too while they fit the budget, and are otherwise computed
+ * again by the same lines, hence with the same bits. Parameter gradients are added sequence by
+ * sequence in the order of the array, so micro-batches do not show in the sums.
  */
 #include "common/model/model_impl.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -155,6 +156,16 @@ static lb_tensor forward(const pass *p)
     return x;
 }
 
+static lb_status check_finite(const float *values, size_t count, const char *field, lb_err *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!isfinite(values[i]))
+            return lb_fail(err, LB_ENUMERIC, field, "the %s of entry %zu is not finite", field,
+                           i + 1);
+    }
+    return LB_OK;
+}
+
 /* Calls the loss for each sequence: entry t of a sequence is row t - 1. */
 static lb_status call_loss(const pass *p, size_t first_sequence, lb_loss_fn loss, void *arg,
                            lb_err *err)
@@ -172,7 +183,11 @@ static lb_status call_loss(const pass *p, size_t first_sequence, lb_loss_fn loss
         entries[0] = 0.0f;
         memcpy(entries + 1, p->logprob + first, (n - 1) * sizeof *entries);
         memset(grad, 0, n * sizeof *grad);
-        status = loss(arg, first_sequence + s, entries, grad, err);
+        status = check_finite(entries + 1, n - 1, "logprob", err);
+        if (status == LB_OK)
+            status = loss(arg, first_sequence + s, entries, grad, err);
+        if (status == LB_OK)
+            status = check_finite(grad + 1, n - 1, "loss", err);
         memcpy(p->grad + first, grad + 1, (n - 1) * sizeof *grad);
     }
     free(entries);

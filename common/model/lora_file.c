@@ -109,7 +109,11 @@ static lb_status parse_object(const lb_json *root, lb_lora_config *out, lb_err *
         "use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern",
         "layers_to_transform", "layers_pattern", "layer_replication", "fan_in_fan_out",
         "trainable_token_indices", "exclude_modules", "lora_bias", "target_parameters",
+        "alora_invocation_tokens", "use_qalora", "loftq_config", "eva_config", "corda_config",
     };
+    /* Initialisations with a name other than gaussian change the base weights too. */
+    const lb_json *init = lb_json_get(root, "init_lora_weights");
+    const char *init_name = lb_json_string(init);
     const char *bias = "none", *type = NULL;
     lb_status status = lb_json_need_string(root, "", "peft_type", &type, err);
     if (status == LB_OK && strcmp(type, "LORA") != 0)
@@ -117,6 +121,9 @@ static lb_status parse_object(const lb_json *root, lb_lora_config *out, lb_err *
                          type);
     for (size_t i = 0; status == LB_OK && i < sizeof unsupported / sizeof *unsupported; i++)
         status = refuse(root, unsupported[i], err);
+    if (status == LB_OK && init_name && strcmp(init_name, "gaussian") != 0)
+        status = lb_fail(err, LB_EUNSUPPORTED, "init_lora_weights",
+                         "'%.40s' changes the base weights, which is not supported", init_name);
     if (status == LB_OK)
         status = lb_json_opt_string(root, "", "bias", &bias, err);
     if (status == LB_OK && strcmp(bias, "none") != 0)

@@ -162,6 +162,24 @@ lb_status lb_model_check_tokens(const lb_model *model, const lb_sequence *sequen
 
 /* ---- adapter ---- */
 
+/* Every tensor of the layout must fit this model's projections. */
+static lb_status check_layout(const lb_model *model, const lb_lora_layout *layout, lb_err *err)
+{
+    if (layout->layers != model->config.layers)
+        return lb_fail(err, LB_EINVAL, "layout", "it has %u layers, the model %u", layout->layers,
+                       model->config.layers);
+    for (size_t i = 0; i < layout->count; i++) {
+        const lb_lora_tensor *t = &layout->tensors[i];
+        uint32_t out = 0, in = 0;
+        lb_projection_shape(&model->config, t->projection, &out, &in);
+        uint32_t rank = layout->config.rank;
+        if (t->rows != (t->is_b ? out : rank) || t->cols != (t->is_b ? rank : in))
+            return lb_fail(err, LB_EINVAL, t->name, "[%u, %u] does not fit the model", t->rows,
+                           t->cols);
+    }
+    return LB_OK;
+}
+
 static lb_status copy_layout(const lb_lora_layout *from, lb_lora_layout *to, lb_err *err)
 {
     *to = *from;
@@ -176,9 +194,9 @@ static lb_status copy_layout(const lb_lora_layout *from, lb_lora_layout *to, lb_
 lb_status lb_adapter_create(lb_model *model, const lb_lora_layout *layout, const float *flat,
                             lb_adapter **out, lb_err *err)
 {
-    if (layout->layers != model->config.layers)
-        return lb_fail(err, LB_EINVAL, "layout", "it has %u layers, the model %u", layout->layers,
-                       model->config.layers);
+    lb_status status = check_layout(model, layout, err);
+    if (status != LB_OK)
+        return status;
     size_t slots = (size_t)layout->layers * LB_PROJ_COUNT;
     lb_adapter *adapter = calloc(1, sizeof *adapter);
     if (!adapter)
@@ -187,9 +205,8 @@ lb_status lb_adapter_create(lb_model *model, const lb_lora_layout *layout, const
     adapter->scale = (float)(layout->config.alpha / (double)layout->config.rank);
     adapter->a = calloc(slots, sizeof *adapter->a);
     adapter->b = calloc(slots, sizeof *adapter->b);
-    lb_status status = adapter->a && adapter->b
-                           ? copy_layout(layout, &adapter->layout, err)
-                           : lb_fail(err, LB_ENOMEM, NULL, "no memory for an adapter");
+    status = adapter->a && adapter->b ? copy_layout(layout, &adapter->layout, err)
+                                      : lb_fail(err, LB_ENOMEM, NULL, "no memory for an adapter");
     if (status == LB_OK)
         status = lb_device_alloc(model->backend, LB_F32, 1, layout->elements, &adapter->flat, err);
     if (status == LB_OK) {

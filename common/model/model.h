@@ -39,7 +39,8 @@ void lb_model_free(lb_model *model);
 const lb_model_config *lb_model_get_config(const lb_model *model);
 size_t lb_model_weight_bytes(const lb_model *model);
 size_t lb_model_peak_scratch_bytes(const lb_model *model);
-/* SHA-256 over the weight files' bytes in tensor-name order and the config; hex, borrowed. */
+/* SHA-256 over the tensors (name, dtype, bytes) in the loader's order and what of the config the
+ * shapes do not show; hex, borrowed. */
 const char *lb_model_digest(const lb_model *model);
 
 /* Copies a flat vector of layout to the device. layout is copied. */
@@ -113,7 +114,8 @@ typedef lb_status (*lb_loss_fn)(void *arg, size_t sequence, const float *logprob
 
 /* Forward and backward over the sequences in micro-batches of at most max_tokens rows; adds
  * dL/dparameter to grad_flat (f32, host, layout order; the sums over sequences run in the order of
- * the array, whatever the micro-batches). adapter is required, the model must be trainable. */
+ * the array, whatever the micro-batches). adapter is required, the model must be trainable, and a
+ * sequence has at least two tokens. LB_ENUMERIC: a logprob or the loss is not finite. */
 LB_NODISCARD lb_status lb_model_gradient(lb_model *model, const lb_adapter *adapter,
                                          const lb_sequence *sequences, size_t count,
                                          lb_loss_fn loss, void *loss_arg, float *grad_flat,

@@ -61,8 +61,9 @@ typedef struct lb_kv_cache {
     lb_tensor *keys, *values;  /* [L] */
 } lb_kv_cache;
 
-/* Rows to run. A row reads the cache's slots of its spans; with a cache, its own key and value go to
- * slot[row] before any row reads. Without a cache (keys NULL), keys and values are the rows' own. */
+/* Rows to run. A row reads the cache's slots of its spans; with a cache, its own key and value
+ * go to slot[row] before any row reads. Without a cache (keys NULL), keys and values are the rows'
+ * own. */
 typedef struct lb_rows {
     size_t count;
     const uint32_t *tokens, *positions, *slots;

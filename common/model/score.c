@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Scoring: requests are packed into waves of rows over one KV cache, and a wave runs in chunks of at
- * most max_tokens rows. Where a chunk begins or ends does not show in the bits.
+ * Scoring: requests are packed into waves of rows over one KV cache, and a wave runs in chunks of
+ * at most max_tokens rows. Where a chunk begins or ends does not show in the bits.
  */
 #include "common/model/model_impl.h"
 
@@ -99,7 +99,7 @@ static bool is_scored(const lb_score_request *request, uint32_t entry)
     return entry >= request->start && entry < request->sequence.count;
 }
 
-/* Lists the rows [first, first + rows) of the wave that predict a scored entry, and their targets. */
+/* Lists the rows [first, first + rows) of the wave that predict a scored entry, with targets. */
 static void pick(lb_score_request *requests, size_t count, size_t first, size_t rows, picked *p)
 {
     size_t r = 0;

@@ -27,7 +27,6 @@ typedef struct loader {
     const char *dir;
     shard *shards;             /* [SHARDS_MAX] */
     size_t shard_count;
-    size_t used;               /* tensors that were asked for and found */
     lb_sha256 *hash;
     lb_err *err;
 } loader;
@@ -67,7 +66,12 @@ static lb_status open_mapped_shard(void *arg, const char *key, const lb_json *va
     if (!name)
         return lb_fail(l->err, LB_EDATA, "weight_map", "the shard of '%.60s' is not a string",
                        key);
-    return open_shard(l, name);
+    lb_status status = open_shard(l, name);
+    for (size_t i = 0; status == LB_OK && i < l->shard_count; i++) {
+        if (strcmp(l->shards[i].name, name) == 0 && !lb_safetensors_find(l->shards[i].file, key))
+            status = lb_fail(l->err, LB_EDATA, key, "the index promises it in %.60s", name);
+    }
+    return status;
 }
 
 static lb_status open_shards(loader *l)
@@ -113,7 +117,6 @@ static lb_status find(loader *l, const char *name, size_t rows, size_t cols,
     lb_sha256_update(l->hash, name, strlen(name) + 1);
     lb_sha256_update(l->hash, lb_st_dtype_name(t->dtype), strlen(lb_st_dtype_name(t->dtype)));
     lb_sha256_update(l->hash, t->data, t->bytes);
-    l->used++;
     *out = t;
     return LB_OK;
 }
@@ -236,35 +239,49 @@ static lb_status load_layer_row(loader *l, uint32_t index, const layer_row *row)
                        (lb_tensor *)(void *)((char *)layer + row->offset));
 }
 
-/* Tensors that no row asked for: refused by name, but for buffers that old exports carry and a head
- * that is stored although it is tied. */
+static bool ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), tail = strlen(end);
+    return length >= tail && strcmp(text + length - tail, end) == 0;
+}
+
+/* Whether a row of the table, or one of the names beside it, asks for this tensor; besides, buffers
+ * that old exports carry and a head that is stored although it is tied. */
+static bool is_known(const lb_model_config *c, const char *name)
+{
+    static const char prefix[] = "model.layers.";
+    char *rest = NULL;
+    if (strcmp(name, "model.embed_tokens.weight") == 0 ||
+        strcmp(name, "model.norm.weight") == 0 || strcmp(name, "lm_head.weight") == 0 ||
+        ends_with(name, ".rotary_emb.inv_freq"))
+        return true;
+    const char *digits = name + sizeof prefix - 1;
+    if (strncmp(name, prefix, sizeof prefix - 1) != 0 || *digits < '0' || *digits > '9')
+        return false;
+    unsigned long layer = strtoul(digits, &rest, 10);
+    if (layer >= c->layers || *rest != '.' || (*digits == '0' && rest != digits + 1))
+        return false;
+    for (size_t r = 0; r < sizeof layer_rows / sizeof *layer_rows; r++) {
+        const layer_row *row = &layer_rows[r];
+        if (strcmp(rest + 1, row->suffix) == 0)
+            return (row->kind != ROW_BIAS || c->qkv_bias) && (!row->per_head || c->qk_norm);
+    }
+    return false;
+}
+
+/* Tensors that no row asked for, or that stand in two shards, are refused by name. */
 static lb_status refuse_strangers(loader *l)
 {
-    size_t total = 0;
-    for (size_t i = 0; i < l->shard_count; i++)
-        total += lb_safetensors_count(l->shards[i].file);
-    if (total == l->used)
-        return LB_OK;
     for (size_t i = 0; i < l->shard_count; i++) {
         for (size_t j = 0; j < lb_safetensors_count(l->shards[i].file); j++) {
             const char *name = lb_safetensors_at(l->shards[i].file, j)->name;
-            const char *rest = name;
-            unsigned layer = 0;
-            int used = 0;
-            bool known = strcmp(name, "model.embed_tokens.weight") == 0 ||
-                         strcmp(name, "model.norm.weight") == 0 ||
-                         strcmp(name, "lm_head.weight") == 0 ||
-                         strstr(name, "rotary_emb.inv_freq") != NULL;
-            if (sscanf(name, "model.layers.%u.%n", &layer, &used) == 1 && used > 0 &&
-                layer < l->model->config.layers)
-                rest = name + used;
-            for (size_t r = 0; !known && r < sizeof layer_rows / sizeof *layer_rows; r++)
-                known = strcmp(rest, layer_rows[r].suffix) == 0 &&
-                        (layer_rows[r].kind != ROW_BIAS || l->model->config.qkv_bias) &&
-                        (!layer_rows[r].per_head || l->model->config.qk_norm);
-            if (!known)
+            if (!is_known(&l->model->config, name))
                 return lb_fail(l->err, LB_EUNSUPPORTED, name,
                                "the model has a tensor that its architecture does not know");
+            for (size_t k = i + 1; k < l->shard_count; k++) {
+                if (lb_safetensors_find(l->shards[k].file, name))
+                    return lb_fail(l->err, LB_EDATA, name, "it stands in two shards");
+            }
         }
     }
     return LB_OK;

@@ -47,7 +47,8 @@ static void start_curl(void)
 lb_status lb_client_create(const lb_client_config *config, lb_client **out, lb_err *err)
 {
     size_t length = strlen(config->url);
-    bool known = strncmp(config->url, "http://", 7) == 0 || strncmp(config->url, "https://", 8) == 0;
+    bool known = strncmp(config->url, "http://", 7) == 0 ||
+                 strncmp(config->url, "https://", 8) == 0;
     if (!known || length >= URL_BYTES / 2)
         return lb_fail(err, LB_EINVAL, "url", "'%.100s' is not an http or https URL", config->url);
     pthread_once(&curl_once, start_curl);
@@ -107,7 +108,8 @@ static size_t on_header(char *bytes, size_t size, size_t count, void *arg)
         memcpy(a->answer->request_id, value, n);
         a->answer->request_id[n] = '\0';
     }
-    if (length > sizeof retry_after && strncasecmp(bytes, retry_after, sizeof retry_after - 1) == 0) {
+    if (length > sizeof retry_after &&
+        strncasecmp(bytes, retry_after, sizeof retry_after - 1) == 0) {
         long seconds = strtol(bytes + sizeof retry_after - 1, NULL, 10);
         if (seconds >= 0 && seconds <= 3600)
             a->retry_after_ms = 1000 * (int64_t)seconds;

@@ -37,8 +37,8 @@ typedef struct lb_job_config {
     uint32_t checkpoint_every;     /* steps between optimizer snapshots; default 16 */
 } lb_job_config;
 
-/* hyperparameters: the JSON object (NULL: all defaults); `where` its path for messages. Unknown keys
- * are refused by name. seed comes from the job object. */
+/* hyperparameters: the JSON object (NULL: all defaults); `where` its path for messages. Unknown
+ * keys are refused by name. seed comes from the job object. */
 LB_NODISCARD lb_status lb_job_config_parse(const lb_json *hyperparameters, const char *where,
                                            uint64_t seed, lb_job_config *out, lb_err *err);
 /* Writes the full hyperparameters object (every key, defaults included). */

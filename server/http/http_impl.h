@@ -69,7 +69,7 @@ lb_request *lb_request_create(lb_http *http, struct MHD_Connection *connection);
 void lb_request_hold(lb_request *request);
 void lb_request_drop(lb_request *request);
 
-/* ---- route.c: the row of method and path. LB_ENOTFOUND, LB_EMETHOD (allow: the row's methods) ---- */
+/* ---- route.c: the row of method and path. LB_ENOTFOUND, LB_EMETHOD (allow: its methods) ---- */
 LB_NODISCARD lb_status lb_route_find(lb_http *http, const char *method, const char *path,
                                      lb_request *request, char allow[64]);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Watches suspended connections, for which libmicrohttpd sees neither time-outs nor peers that left.
+ * Watches suspended connections, for which libmicrohttpd sees neither time-outs nor lost peers.
  * Lock order: a request's lock, then the watcher's. So the watcher's own thread picks what is due
  * under its lock, lets it go, and only then takes a request's.
  */

@@ -111,8 +111,8 @@ static bool isa_is_there(const char *isa)
     return there;
 }
 
-/* Each sequence alone, with all others, in every chunk size, with every thread count and instruction
- * set: one digest. bf16 storage of a bf16 checkpoint belongs to it as well. */
+/* Each sequence alone, with all others, in every chunk size, with every thread count and
+ * instruction set: one digest. bf16 storage of a bf16 checkpoint belongs to it as well. */
 static void test_scores_are_batch_invariant(void **state)
 {
     (void)state;

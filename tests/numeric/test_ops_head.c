@@ -120,8 +120,8 @@ static void check_head(fixture *f, size_t rows, size_t dim, size_t vocab, size_t
                 .dim = dim, .vocab = vocab};
     lb_weight *weight = pack_weight(f, w, vocab, dim, LB_F32, LB_WEIGHT_FORWARD);
     const lb_head_out out = {.logprob = got.logprob, .lse = got.lse, .entropy = got.entropy,
-                             .rank = got.rank, .top_id = k ? got.top_id : NULL,
-                             .top_logprob = k ? got.top_logprob : NULL, .k = k};
+                             .rank = got.rank, .top_id = got.top_id,
+                             .top_logprob = got.top_logprob, .k = k};
     lb_head(f->ops, upload_strided(f, h, rows, dim), weight, got.targets, &out);
     fixture_check(f);
     double error = ((double)dim + 10) * (double)dim * (double)scale * ROUNDING + 40 * ROUNDING;

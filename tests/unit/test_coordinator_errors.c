@@ -38,7 +38,7 @@ static const struct error_case {
     {"GET", "/v1/files?after=file-no", NULL, 400, "after"},
     {"GET", "/v1/files/file-no", NULL, 404, "file"},
     {"GET", "/v1/files/file-no/content", NULL, 404, "file"},
-    {"GET", "/v1/files/a%20b", NULL, 400, "file"},
+    {"GET", "/v1/files/a%20b", NULL, 404, NULL},
     {"POST", JOBS, "{", 400, NULL},
     {"POST", JOBS, "[]", 400, NULL},
     {"POST", JOBS, "{}", 400, "model"},

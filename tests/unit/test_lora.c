@@ -379,11 +379,11 @@ static void transpose(lb_st_source *s, size_t *count)
     s[0].shape[0] = s[0].shape[1];
     s[0].shape[1] = rows;
 }
-static void flatten(lb_st_source *s, size_t *count)
+static void deepen(lb_st_source *s, size_t *count)
 {
     (void)count;
-    s[0].rank = 1;
-    s[0].shape[0] *= s[0].shape[1];
+    s[0].rank = 3;      /* the first two sizes are right */
+    s[0].shape[2] = 1;
 }
 static void as_integers(lb_st_source *s, size_t *count)
 {
@@ -401,7 +401,7 @@ static const struct {
     {rename_first, LB_EDATA, A0},
     {add_stranger, LB_EDATA, "stranger"},
     {transpose, LB_EDATA, A0},
-    {flatten, LB_EDATA, A0},
+    {deepen, LB_EDATA, A0},
     {as_integers, LB_EDATA, A0},
 };
 

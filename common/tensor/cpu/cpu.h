@@ -57,13 +57,13 @@ typedef struct lb_product {
     lb_dtype stored;
     float *c;
     size_t ldc, k, n;
-    size_t depth;              /* rows between panels: k, or more when only a part of it is summed */
+    size_t depth;              /* k of the packing: more than k when a part is summed */
     float alpha;
     bool accumulate;
     const float *bias;         /* [n] or NULL */
 } lb_product;
 
-/* The rows [first, first + rows) and panels [panel, panel + panels) of a product, on this thread. */
+/* Rows [first, first + rows) and panels [panel, panel + panels) of a product, on this thread. */
 void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_t panel,
                            size_t panels);
 /* The whole of it, on the pool. */

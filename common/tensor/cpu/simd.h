@@ -2,8 +2,8 @@
  *
  * vf - sixteen f32 lanes, the unit in which every kernel of this folder counts.
  *
- * The same source is compiled once for each instruction set (LB_ISA_AVX512, LB_ISA_AVX2, or plain C)
- * and gives the same bits in each, because all of them have sixteen lanes, fuse exactly where
+ * The same source is compiled once for each instruction set (LB_ISA_AVX512, LB_ISA_AVX2, or plain
+ * C) and gives the same bits in each, because all of them have sixteen lanes, fuse exactly where
  * vf_fma says so, and reduce in the one tree of vf_sum. LB_K(name) gives a symbol its suffix.
  */
 #ifndef LB_COMMON_TENSOR_CPU_SIMD_H
@@ -62,7 +62,10 @@ static inline vf vf_load_bf16(const uint16_t *p)
 #define LB_K(name) name##_avx2
 typedef struct vf { __m256 a, b; } vf;
 static inline vf vf_set(float x) { return (vf){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
-static inline vf vf_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline vf vf_load(const float *p)
+{
+    return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
 static inline void vf_store(float *p, vf x)
 {
     _mm256_storeu_ps(p, x.a);
