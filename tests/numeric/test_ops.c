@@ -344,6 +344,7 @@ static void test_views(void **state)
     assert_ptr_equal(view.data, data + 8);
     assert_int_equal(view.stride, 6);
     assert_int_equal(view.rows * 10 + view.cols, 23);
+    assert_ptr_equal(lb_tensor_rows(view, 1, 1).data, data + 14);
     lb_tensor flat = lb_tensor_reshape(t, 8, 3);
     assert_int_equal(flat.stride, 3);
     lb_tensor half = {LB_BF16, 4, 6, 6, data};

@@ -51,6 +51,30 @@ static void test_every_task_runs_once(void **state)
     }
 }
 
+static void slow_task(void *arg, size_t index, size_t thread)
+{
+    unsigned *finished = arg;
+    const struct timespec pause = {.tv_nsec = 3000000};
+    (void)thread;
+    nanosleep(&pause, NULL);
+    finished[index] = 1;
+}
+
+/* The caller has no task left while the others still work on theirs. */
+static void test_returns_when_all_are_done(void **state)
+{
+    (void)state;
+    lb_pool *pool = NULL;
+    assert_int_equal(lb_pool_create(4, &pool, NULL), LB_OK);
+    for (unsigned round = 0; round < 20; round++) {
+        unsigned finished[7] = {0};
+        lb_pool_run(pool, 7, slow_task, finished);
+        for (size_t i = 0; i < 7; i++)
+            assert_int_equal(finished[i], 1);
+    }
+    lb_pool_free(pool);
+}
+
 /* Loops of two tasks follow each other closely: the moment at which a late worker could meet the
  * next loop's state. */
 static void test_short_loops(void **state)
@@ -126,6 +150,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_task_runs_once),
+        cmocka_unit_test(test_returns_when_all_are_done),
         cmocka_unit_test(test_short_loops),
         cmocka_unit_test(test_idle_threads_sleep),
         cmocka_unit_test(test_threads_zero_follows_affinity),
