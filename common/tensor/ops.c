@@ -158,9 +158,10 @@ lb_status lb_device_alloc(lb_backend *backend, lb_dtype dtype, size_t rows, size
 {
     size_t bytes;
     void *data = NULL;
-    if (!lb_size_mul(rows, cols, &bytes) || !lb_size_mul(bytes, lb_dtype_size(dtype), &bytes))
+    if (!lb_size_mul(rows, cols, &bytes) || !lb_size_mul(bytes, lb_dtype_size(dtype), &bytes) ||
+        !lb_size_add(bytes, ALIGNMENT, &bytes) || bytes > SIZE_MAX / 2)
         return lb_fail(err, LB_ETOOBIG, NULL, "a tensor of %zu x %zu overflows", rows, cols);
-    if (backend->table->alloc(backend->self, bytes + ALIGNMENT, &data) != LB_OK)
+    if (backend->table->alloc(backend->self, bytes, &data) != LB_OK)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for a tensor of %zu x %zu", rows, cols);
     *out = (lb_tensor){dtype, rows, cols, cols, data};
     return LB_OK;
@@ -211,9 +212,9 @@ lb_status lb_weight_create(lb_backend *backend, size_t n, size_t k, const void *
                            lb_dtype source_dtype, lb_dtype stored, unsigned flags,
                            lb_weight **out, lb_err *err)
 {
-    size_t bytes;
-    if (n == 0 || k == 0 || !lb_size_mul(n + LB_PANEL, k + LB_PANEL, &bytes) ||
-        bytes > SIZE_MAX / 16)
+    size_t rows, cols, bytes;
+    if (n == 0 || k == 0 || !lb_size_add(n, LB_PANEL, &rows) || !lb_size_add(k, LB_PANEL, &cols) ||
+        !lb_size_mul(rows, cols, &bytes) || bytes > SIZE_MAX / 16)
         return lb_fail(err, LB_EINVAL, NULL, "%zu x %zu is no shape for a weight", n, k);
     if (source_dtype == LB_I32 || stored == LB_I32)
         return lb_fail(err, LB_EINVAL, NULL, "weights are f32 or bf16");
@@ -394,6 +395,7 @@ void lb_head(lb_ops *ops, lb_tensor h, const lb_weight *w, const uint32_t *targe
              const lb_head_out *out)
 {
     bool fits = is_f32(h) && h.cols == w->k && w->forward && out->k <= w->n &&
+                !out->top_id == !out->top_logprob &&
                 (targets || (!out->logprob && !out->rank)) &&
                 targets_below(targets, h.rows, w->n);
     if (check(ops, fits, "head: shapes, or a target that is not in the vocabulary"))

@@ -127,7 +127,7 @@ void lb_attention(lb_ops *ops, lb_tensor out, lb_tensor q, lb_tensor k, lb_tenso
 /* Results per row; a NULL member is not computed. All host arrays.
  *   logprob [T] log softmax at target, natural      lse [T] logsumexp of the logits
  *   rank [T] 1 + number of strictly larger logits   entropy [T] nats
- *   top_id, top_logprob [T, k], largest first; ties: the smaller id first */
+ *   top_id, top_logprob [T, k] (both or neither), largest first; ties: the smaller id first */
 typedef struct lb_head_out {
     float *logprob, *lse, *entropy, *top_logprob;
     uint32_t *rank, *top_id;

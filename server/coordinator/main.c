@@ -21,6 +21,7 @@
 #define POLL_NS 100000000L              /* how soon a storage failure ends the process */
 #define URL_FILE_MODE 0644
 #define TTL_MIN_MS 100
+#define TTL_DEFAULT_MS 30000
 #define TTL_MAX_MS 3600000
 
 typedef struct arguments {
@@ -33,7 +34,7 @@ static lb_status parse(int argc, char **argv, arguments *a, bool *helped, lb_err
     lb_coordinator_config *config = &a->config;
     const lb_option options[] = {
         {.name = "listen", .type = LB_OPT_STRING, .out = &config->listen, .value = "HOST:PORT",
-         .help = "address; port 0: any free one (127.0.0.1:7410)"},
+         .help = "address; port 0: any free one"},
         {.name = "data", .type = LB_OPT_STRING, .out = &config->data, .value = "DIR",
          .help = "folder of the store; made when it is not there"},
         {.name = "model", .type = LB_OPT_LIST, .out = &config->models, .value = "NAME=DIR",
@@ -46,9 +47,9 @@ static lb_status parse(int argc, char **argv, arguments *a, bool *helped, lb_err
          .help = "listen beyond loopback; TLS is then a proxy's work"},
         {.name = "lease-ttl-ms", .type = LB_OPT_U32, .out = &config->lease_ttl_ms,
          .min = TTL_MIN_MS, .max = TTL_MAX_MS, .value = "MS",
-         .help = "how long a silent worker keeps its unit (30000)"},
+         .help = "how long a silent worker keeps its unit"},
         {.name = "log-level", .type = LB_OPT_STRING, .out = &a->level, .value = "LEVEL",
-         .help = "debug, info, warn or error (info)"},
+         .help = "debug, info, warn or error"},
         {.name = "port-file", .type = LB_OPT_STRING, .out = &a->port_file, .value = "FILE",
          .help = "file that gets the URL once it listens"},
     };
@@ -60,7 +61,8 @@ static lb_status parse(int argc, char **argv, arguments *a, bool *helped, lb_err
         .options = options,
         .option_count = sizeof options / sizeof *options,
     };
-    lb_status status = lb_options_parse(&line, argc, argv, NULL, NULL, helped, err);
+    size_t words = 0;
+    lb_status status = lb_options_parse(&line, argc, argv, NULL, &words, helped, err);
     if (status == LB_OK && !*helped && !config->data)
         status = lb_fail(err, LB_EINVAL, "data", "--data DIR is required");
     return status;
@@ -112,7 +114,8 @@ static int wait_for_end(const lb_coordinator *coordinator, const sigset_t *signa
 
 int main(int argc, char **argv)
 {
-    arguments a = {.config = {.listen = "127.0.0.1:7410"}, .level = "info"};
+    arguments a = {.config = {.listen = "127.0.0.1:7410", .lease_ttl_ms = TTL_DEFAULT_MS},
+                   .level = "info"};
     lb_err err = {0};
     lb_log_level level = LB_LOG_INFO;
     lb_coordinator *coordinator = NULL;
@@ -122,7 +125,7 @@ int main(int argc, char **argv)
     if (status == LB_OK && !lb_log_level_parse(a.level, &level))
         status = lb_fail(&err, LB_EINVAL, "log-level", "'%.20s' is not a level", a.level);
     if (status != LB_OK) {
-        fprintf(stderr, PROGRAM ": %s (--%s)\n", err.message, err.field);
+        fprintf(stderr, PROGRAM ": %s\n", err.message);
         return EXIT_USAGE;
     }
     if (helped)

@@ -217,7 +217,8 @@ bool lb_call_succeeded(lb_call *call)
     lb_err err = job->err;
     if (err.status == LB_OK && check_logprobs(job, &err) == LB_OK)
         return true;
-    if (lb_status_http(err.status) >= 500 && err.status != LB_ETIMEOUT)
+    bool expected = err.status == LB_ETIMEOUT || err.status == LB_EUNAVAILABLE;
+    if (lb_status_http(err.status) >= 500 && !expected)
         lb_log_err(LB_LOG_ERROR, "score_failed", &err);
     lb_teacher_reject(call->teacher, call->request, &err);
     call->request = NULL;

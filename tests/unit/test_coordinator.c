@@ -138,7 +138,7 @@ static bool lease(fixture *f, uint32_t wait_ms, unit *out)
 /* Pushes a unit with all gradients equal to value; spoil_digest breaks Content-Digest. */
 static lb_json *push(fixture *f, const unit *u, float value, bool spoil_digest, int *code)
 {
-    char path[200], fence[40], digest_line[100] = "Content-Digest: sha-256=:";
+    char path[200], fence[40], base64[48], digest_line[100];
     uint8_t digest[LB_SHA256_BYTES];
     lb_buf frame = {0};
     float *gradient = malloc(u->elements * sizeof *gradient);
@@ -151,8 +151,8 @@ static lb_json *push(fixture *f, const unit *u, float value, bool spoil_digest, 
     lb_unit_result_encode(&result, &frame);
     lb_sha256_of(frame.data, frame.length, digest);
     digest[0] ^= spoil_digest;
-    base64_of(digest, digest_line + strlen(digest_line));
-    strcat(digest_line, ":");
+    base64_of(digest, base64);
+    snprintf(digest_line, sizeof digest_line, "Content-Digest: sha-256=:%s:", base64);
     snprintf(fence, sizeof fence, "X-Fence: %" PRIu64, u->fence);
     snprintf(path, sizeof path, "/v1/runs/%s/steps/%u/units/%u", u->job, u->step, u->number);
     const char *const headers[] = {fence, "X-Worker: w1", "X-Numerics-Class: ab12", digest_line,

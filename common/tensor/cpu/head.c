@@ -60,7 +60,7 @@ static void fold_row(const head_job *job, size_t row, const float *logits, size_
         state->target = logits[job->targets[row] - first];
     for (size_t i = 0; out->rank && i < width; i++)
         state->above += logits[i] > state->target;
-    for (size_t i = 0; out->top_id && i < width; i++)
+    for (size_t i = 0; out->top_id && out->k > 0 && i < width; i++)
         top_insert(out->top_id + row * out->k, out->top_logprob + row * out->k, out->k,
                    &state->have, (uint32_t)(first + i), logits[i]);
 }

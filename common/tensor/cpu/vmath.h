@@ -3,7 +3,8 @@
  * exp and log for sixteen lanes, out of additions, products and fused multiply-adds alone, so that
  * they have the same bits on every instruction set and C library.
  *
- * exp: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial of degree 6 in r, times 2^n. Below
+ * exp: x = n ln 2 + r with |r| <= ln 2 / 2, a polynomial of degree 7 in r (its
+ * coefficients are those of expf in Moshier's Cephes), times 2^n. Below
  * EXP_LOWEST it gives exactly 0 (no subnormals), above EXP_HIGHEST the value there; NaN stays NaN.
  * log: x = m 2^e with m in [sqrt(1/2), sqrt(2)), s = (m - 1) / (m + 1), 2 atanh(s) as a series.
  */
@@ -25,11 +26,12 @@ static inline vf vf_exp(vf x)
     vf n = vf_round(vf_mul(bounded, vf_set(LOG2_E)));
     vf r = vf_fma(n, vf_set(-LN2_HIGH), bounded);
     r = vf_fma(n, vf_set(-LN2_LOW), r);
-    vf p = vf_set(1.3981999e-3f);
-    p = vf_fma(p, r, vf_set(8.3334519e-3f));
-    p = vf_fma(p, r, vf_set(4.1665796e-2f));
-    p = vf_fma(p, r, vf_set(1.6666665e-1f));
-    p = vf_fma(p, r, vf_set(0.5f));
+    vf p = vf_set(1.9875691500e-4f);
+    p = vf_fma(p, r, vf_set(1.3981999507e-3f));
+    p = vf_fma(p, r, vf_set(8.3334519073e-3f));
+    p = vf_fma(p, r, vf_set(4.1665795894e-2f));
+    p = vf_fma(p, r, vf_set(1.6666665459e-1f));
+    p = vf_fma(p, r, vf_set(5.0000001201e-1f));
     p = vf_fma(p, vf_mul(r, r), r);
     p = vf_add(p, vf_set(1.0f));
     vf result = vf_where_less(x, vf_set(EXP_LOWEST), vf_set(0.0f), vf_scale(p, n));
