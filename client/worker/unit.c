@@ -231,7 +231,7 @@ static lb_status encode(const workspace *w, lb_buf *frame, lb_err *err)
 
 static lb_status check(const lb_unit *unit, lb_err *err)
 {
-    if (unit->config->temperature < 1.0 || unit->config->temperature > 1.0)
+    if (!(unit->config->temperature >= 1.0 && unit->config->temperature <= 1.0))
         return lb_fail(err, LB_EUNSUPPORTED, "temperature", "is %g; rollouts are drawn at 1",
                        unit->config->temperature);
     if (unit->unit >= unit->config->units_per_step)
