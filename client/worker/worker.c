@@ -20,6 +20,8 @@
 #define PAUSE_LEAST_MS 200
 #define PAUSE_MOST_MS 5000
 #define PAUSE_SLICE_MS 100
+#define FAILURE_PAUSE_MS 250u     /* after a unit that failed; doubled with each in a row */
+#define FAILURE_DOUBLINGS_MAX 6u  /* up to 16 s */
 
 bool lb_worker_stopping(lb_worker *worker)
 {
@@ -249,8 +251,10 @@ static void work(lb_worker *worker, const lb_lease *lease)
     lb_status status = do_unit(worker, lease, &err);
     bool lost = !lb_keeper_is_good(&worker->keeper);
     lb_keeper_drop(&worker->keeper);
-    if (status == LB_OK)
+    if (status == LB_OK) {
+        worker->failures = 0;
         return;
+    }
     if (status == LB_ECANCELLED)
         lb_log(LB_LOG_WARN, "unit_abandoned", "job=%s step=%u unit=%u lost=%d", lease->job,
                lease->step, lease->unit, lost);
@@ -260,7 +264,8 @@ static void work(lb_worker *worker, const lb_lease *lease)
         lb_lease_release(worker, lease);
     if (status != LB_ECANCELLED) {
         lb_cache_forget(worker, lease->job);
-        lb_worker_pause(worker, PAUSE_LEAST_MS, PAUSE_MOST_MS);
+        lb_worker_pause(worker, 0, FAILURE_PAUSE_MS << worker->failures);
+        worker->failures += worker->failures < FAILURE_DOUBLINGS_MAX;
     }
 }
 

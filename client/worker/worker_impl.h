@@ -83,6 +83,7 @@ struct lb_worker {
     uint64_t clock;                      /* counts uses of the cache */
     uint64_t jitter_seed;
     uint32_t jitter_counter;
+    uint32_t failures;                   /* units that failed in a row */
 };
 
 /* ---- lease.c ---- */

@@ -39,7 +39,7 @@ static void read_description(description *d)
         char word[LINE_MAX_BYTES];
         if (line[0] != ' ' && line[0] != '\0')
             inside = strcmp(line, "paths:") == 0;
-        else if (inside && sscanf(line, "  /%127[^:]:", path + 1) == 1 && line[2] == '/')
+        else if (inside && sscanf(line, "  /%126[^:]:", path + 1) == 1 && line[2] == '/')
             path[0] = '/';
         else if (inside && strncmp(line, "    ", 4) == 0 && line[4] != ' ' &&
                  sscanf(line, "    %7[a-z]:", word) == 1) {

@@ -285,6 +285,31 @@ static void test_large_job_starves_nobody(void **state)
         drop(&small[i]);
 }
 
+/* Four large jobs fill every batch between them, and still let a fifth in when its turn comes. */
+static void test_turns_go_round(void **state)
+{
+    (void)state;
+    fixture f;
+    open_fixture(&f, 10000, 40);
+    test_job first = hold(&f), large[4], small = make(&f, 9, 1, 10);
+    submit(&f, &first);
+    await_unlocked(&f, &f.entered, 1);
+    for (uint32_t i = 0; i < 4; i++) {
+        large[i] = make(&f, 1 + i, 20, 10);
+        submit(&f, &large[i]);
+    }
+    submit(&f, &small);
+    permit(&f, 3);
+    await_unlocked(&f, &f.answered, 2);
+    assert_int_equal(f.order[1], 9);
+    permit(&f, CALLS_MAX);
+    await_unlocked(&f, &f.released, 6);
+    close_fixture(&f);
+    drop(&first), drop(&small);
+    for (size_t i = 0; i < 4; i++)
+        drop(&large[i]);
+}
+
 /* A sequence longer than a batch goes alone, and one longer than a turn is not passed over. */
 static void test_long_sequences_come_through(void **state)
 {
@@ -313,11 +338,13 @@ static void test_full_queue_refuses(void **state)
     lb_err err = {0};
     open_fixture(&f, 20, 10);
     test_job first = hold(&f), a = make(&f, 1, 1, 19), b = make(&f, 2, 1, 1),
-             never = make(&f, 3, 3, 7), heavy = make(&f, 4, 1, 1);
+             never = make(&f, 3, 3, 7), heavy = make(&f, 4, 1, 1), full = make(&f, 5, 1, 1);
     heavy.job.bytes = 1001;
+    full.job.bytes = 1000;
     assert_int_equal(lb_scheduler_submit(f.scheduler, &never.job, &err), LB_ETOOBIG);
     assert_int_equal(lb_scheduler_submit(f.scheduler, &heavy.job, &err), LB_ETOOBIG);
     submit(&f, &first);
+    assert_int_equal(lb_scheduler_submit(f.scheduler, &full.job, &err), LB_EBUSY);
     submit(&f, &a);
     assert_int_equal(lb_scheduler_queue_tokens(f.scheduler), 20);
     assert_int_equal(lb_scheduler_submit(f.scheduler, &b.job, &err), LB_EBUSY);
@@ -331,6 +358,7 @@ static void test_full_queue_refuses(void **state)
     assert_int_equal(lb_scheduler_queue_tokens(f.scheduler), 0);
     close_fixture(&f);
     drop(&first), drop(&a), drop(&b), drop(&never), drop(&heavy);
+    drop(&full);
 }
 
 static void test_cancel_before_and_during(void **state)
@@ -368,7 +396,7 @@ static void test_deadlines(void **state)
     (void)state;
     fixture f;
     open_fixture(&f, 1000, 10);
-    test_job first = hold(&f), late = make(&f, 1, 1, 10), slow = make(&f, 2, 2, 10);
+    test_job first = hold(&f), late = make(&f, 1, 1, 10), slow = make(&f, 2, 1, 10);
     submit(&f, &first);
     await_unlocked(&f, &f.entered, 1);
     late.job.deadline_ms = lb_clock_ms() - 1;
@@ -377,7 +405,7 @@ static void test_deadlines(void **state)
     await_unlocked(&f, &f.released, 2);
     assert_int_equal(late.outcome.status, LB_ETIMEOUT);
     assert_int_equal(f.call_count, 1);   /* no work was done for it */
-    /* A deadline that passes during a batch ends the job there. */
+    /* One that passes during its last batch: nobody waits for the result any more. */
     slow.job.deadline_ms = lb_clock_ms() + 50;
     submit(&f, &slow);
     await_unlocked(&f, &f.entered, 2);
@@ -524,6 +552,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batches_by_tokens),
         cmocka_unit_test(test_large_job_starves_nobody),
+        cmocka_unit_test(test_turns_go_round),
         cmocka_unit_test(test_long_sequences_come_through),
         cmocka_unit_test(test_full_queue_refuses),
         cmocka_unit_test(test_cancel_before_and_during),

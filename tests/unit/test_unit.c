@@ -40,17 +40,18 @@ typedef struct fixture {
     unsigned calls, asked;          /* of the teacher; of cancelled */
     unsigned cancel_at;             /* question that is answered with yes; 0: none */
     float spoil;                    /* what the spoiling teacher puts into one entry */
-    bool skip;                      /* or leaves out */
+    bool skip;                      /* or it leaves everything out */
 } fixture;
 
-static void open_adapter(fixture *f)
+/* fresh: as a job begins, B zero, so that the student is the base. */
+static void open_adapter(fixture *f, bool fresh)
 {
     const lb_model_config *config = lb_model_get_config(f->model);
     assert_int_equal(lb_lora_layout_create(config, &f->config.lora, &f->layout, NULL), LB_OK);
     float *flat = calloc(f->layout.elements, sizeof *flat);
     assert_non_null(flat);
     lb_lora_init(&f->layout, 3, flat);
-    for (size_t i = 0; i < f->layout.elements; i++)   /* B is not zero after some steps */
+    for (size_t i = 0; !fresh && i < f->layout.elements; i++)   /* B after some steps */
         flat[i] += 0.02f * sinf((float)i);
     assert_int_equal(lb_adapter_create(f->model, &f->layout, flat, &f->adapter, NULL), LB_OK);
     free(flat);
@@ -70,7 +71,7 @@ static void open_fixture(fixture *f, const char *dir, uint32_t threads, uint32_t
     assert_int_equal(lb_backend_open("cpu", threads, NULL, &f->backend, &err), LB_OK);
     if (lb_model_load(f->backend, dir, &options, &f->model, &err) != LB_OK)
         fail_msg("%s: %s", err.field, err.message);
-    open_adapter(f);
+    open_adapter(f, strcmp(dir, QUICK_DIR) == 0);
     assert_int_equal(lb_dataset_parse_jsonl(prompts, strlen(prompts), NULL, VOCAB, &f->dataset,
                                             &err), LB_OK);
 }
@@ -115,9 +116,11 @@ static lb_status teacher_is_base(void *arg, lb_unit_query *queries, size_t count
 static lb_status teacher_spoils(void *arg, lb_unit_query *queries, size_t count, lb_err *err)
 {
     fixture *f = arg;
+    if (f->skip)
+        return LB_OK;
     lb_status status = score(f, NULL, queries, count, err);
     lb_unit_query *last = &queries[count - 1];
-    last->logprobs[last->sequence.count - 1] = f->skip ? NAN : f->spoil;
+    last->logprobs[last->sequence.count - 1] = f->spoil;
     return status;
 }
 
@@ -242,6 +245,24 @@ static void test_bytes_depend_on_the_unit_alone(void **state)
     close_fixture(&f);
 }
 
+/* From the same prompt, every step and every unit draws anew. */
+static void test_every_unit_draws_its_own(void **state)
+{
+    (void)state;
+    const size_t head = 16;   /* magic, version, flags, step, unit */
+    fixture f;
+    open_fixture(&f, TINY_DIR, 1, 0);
+    size_t rows = f.dataset.count;
+    f.dataset.count = 1;
+    lb_buf a = run(&f, 4, 0, teacher_is_base), b = run(&f, 5, 0, teacher_is_base),
+           c = run(&f, 4, 1, teacher_is_base);
+    assert_true(memcmp(a.data + head, b.data + head, a.length - head) != 0);
+    assert_true(memcmp(a.data + head, c.data + head, a.length - head) != 0);
+    lb_buf_free(&a), lb_buf_free(&b), lb_buf_free(&c);
+    f.dataset.count = rows;
+    close_fixture(&f);
+}
+
 /* A step has the same rollouts however it is cut into units. */
 static void test_units_add_up_to_the_step(void **state)
 {
@@ -280,7 +301,6 @@ static void test_what_is_no_logprob_fails_the_unit(void **state)
         lb_err err = {0};
         lb_unit u = unit_of(&f, 0, 0, teacher_spoils);
         f.spoil = values[i];
-        f.skip = isnan(values[i]);
         lb_status status = lb_unit_run(&u, &frame, NULL, &err);
         if (isfinite(values[i]) && values[i] <= 0) {
             assert_int_equal(status, LB_OK);
@@ -292,6 +312,10 @@ static void test_what_is_no_logprob_fails_the_unit(void **state)
         }
         lb_buf_free(&frame);
     }
+    lb_buf frame = {0};
+    lb_unit u = unit_of(&f, 0, 0, teacher_spoils);
+    f.skip = true;
+    assert_int_equal(lb_unit_run(&u, &frame, NULL, NULL), LB_EDATA);
     close_fixture(&f);
 }
 
@@ -334,7 +358,10 @@ static void test_cancel_at_every_question(void **state)
     open_fixture(&f, TINY_DIR, 1, 0);
     lb_buf whole = run(&f, 0, 0, teacher_is_base);
     unsigned questions = f.asked;
-    assert_true(questions > 6);   /* at least one for each rollout's loss, and while drawing */
+    lb_unit_result r = decode(&f, &whole);
+    /* Before each token is drawn, and before each rollout's loss. */
+    assert_true(questions >= r.metrics[LB_METRIC_LENGTH_MAX] + r.metrics[LB_METRIC_ROLLOUTS]);
+    lb_unit_result_free(&r);
     lb_buf_free(&whole);
     for (unsigned at = 1; at <= questions; at++) {
         lb_buf frame = {0};
@@ -354,7 +381,11 @@ static void test_cancel_at_every_question(void **state)
 static void test_grading_and_allowed_ids(void **state)
 {
     (void)state;
-    const char *rows = "{\"prompt\":\"123+456=\",\"answer\":\"579\"}\n{\"prompt\":\"1+1=\"}\n";
+    /* The way to 579 begins with "3+6=9": cut after one token, the completion is a 3. */
+    const char *const rows[] = {
+        "{\"prompt\":\"123+456=\",\"answer\":\"3\"}\n{\"prompt\":\"1+1=\"}\n",
+        "{\"prompt\":\"123+456=\",\"answer\":\"579\"}\n{\"prompt\":\"1+1=\"}\n",
+    };
     const uint32_t lengths[] = {1, 48};
     lb_tokenizer *tokenizer = NULL;
     lb_err err = {0};
@@ -370,14 +401,14 @@ static void test_grading_and_allowed_ids(void **state)
         assert_int_equal(allowed[id], (text && !special) || lb_config_is_eos(config, id));
     }
     assert_int_equal(allowed[config->eos[0]], 1);
-    lb_dataset_free(&f.dataset);
-    assert_int_equal(lb_dataset_parse_jsonl(rows, strlen(rows), tokenizer, config->vocab,
-                                            &f.dataset, &err), LB_OK);
     f.config.units_per_step = 1;
     f.config.batch_size = 2;
     f.config.samples_per_prompt = 8;
     for (size_t i = 0; i < 2; i++) {
         lb_buf frame = {0};
+        lb_dataset_free(&f.dataset);
+        assert_int_equal(lb_dataset_parse_jsonl(rows[i], strlen(rows[i]), tokenizer,
+                                                config->vocab, &f.dataset, &err), LB_OK);
         f.config.max_completion_tokens = lengths[i];
         lb_unit u = unit_of(&f, 0, 0, teacher_is_base);
         u.grader = tokenizer;
@@ -386,8 +417,11 @@ static void test_grading_and_allowed_ids(void **state)
         lb_unit_result r = decode(&f, &frame);
         assert_true(r.metrics[LB_METRIC_GRADED] == 8);   /* of 16: one prompt has an answer */
         assert_true(r.metrics[LB_METRIC_CORRECT] <= r.metrics[LB_METRIC_STOPPED]);
+        /* The quickstart's student is right about half of the time. */
         if (lengths[i] == 1)
             assert_true(r.metrics[LB_METRIC_CORRECT] == 0);
+        else
+            assert_true(r.metrics[LB_METRIC_CORRECT] > 0);
         lb_unit_result_free(&r);
         lb_buf_free(&frame);
     }
@@ -402,6 +436,7 @@ int main(void)
         cmocka_unit_test(test_a_teacher_equal_to_the_student_teaches_nothing),
         cmocka_unit_test(test_metrics_count_the_rollouts),
         cmocka_unit_test(test_bytes_depend_on_the_unit_alone),
+        cmocka_unit_test(test_every_unit_draws_its_own),
         cmocka_unit_test(test_units_add_up_to_the_step),
         cmocka_unit_test(test_what_is_no_logprob_fails_the_unit),
         cmocka_unit_test(test_refusals),
