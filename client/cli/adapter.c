@@ -14,25 +14,20 @@
 #define PATH_BYTES 512
 #define CONFIG_MAX (1u << 20)
 
-static const char *text_of(const lb_json *object, const char *key)
+static void list_adapters(const lb_json *reply, lb_buf *out)
 {
-    const char *text = lb_json_string(lb_json_get(object, key));
-    return text ? text : "-";
-}
-
-static void list_adapters(const lb_json *data, lb_buf *out)
-{
+    const lb_json *data = lb_json_get(reply, "data");
     lb_table table = {.columns = 5};
     const char *const head[] = {"ADAPTER", "STEP", "BYTES", "SHA256", "JOB"};
     for (size_t i = 0; i < sizeof head / sizeof *head; i++)
         lb_table_cell(&table, "%s", head[i]);
     for (size_t i = 0; i < lb_json_array_size(data); i++) {
         const lb_json *row = lb_json_at(data, i);
-        lb_table_cell(&table, "%s", text_of(row, "id"));
+        lb_table_cell(&table, "%s", lb_cli_text(row, "id"));
         lb_table_cell(&table, "%lld", (long long)lb_json_integer(lb_json_get(row, "step")));
         lb_table_cell(&table, "%lld", (long long)lb_json_integer(lb_json_get(row, "bytes")));
-        lb_table_cell(&table, "%.12s", text_of(row, "sha256"));
-        lb_table_cell(&table, "%s", text_of(row, "job"));
+        lb_table_cell(&table, "%.12s", lb_cli_text(row, "sha256"));
+        lb_table_cell(&table, "%s", lb_cli_text(row, "job"));
     }
     lb_table_render(&table, out);
 }
@@ -53,26 +48,10 @@ int lb_cmd_adapter_list(int argc, char **argv)
     int code = LB_EXIT_OK;
     if (!lb_cli_options(&line, argc, argv, NULL, &code))
         return code;
-    lb_err err = {0};
-    lb_client *client = NULL;
-    lb_json *reply = NULL;
-    lb_buf text = {0}, out = {0};
     char path[PATH_BYTES];
     snprintf(path, sizeof path, "/v1/adapters?limit=100%s%.128s", job ? "&job=" : "",
              job ? job : "");
-    lb_status status = lb_remote_open(&o, &client, &err);
-    if (status == LB_OK)
-        status = lb_remote_json(client, "GET", path, NULL, &reply, &text, &err);
-    if (status == LB_OK && !o.json)
-        list_adapters(lb_json_get(reply, "data"), &out);
-    else if (status == LB_OK)
-        lb_buf_printf(&out, "%s\n", (const char *)text.data);
-    code = status == LB_OK ? lb_cli_print(&out) : lb_cli_fail(&err);
-    lb_json_free(reply);
-    lb_buf_free(&text);
-    lb_buf_free(&out);
-    lb_client_free(client);
-    return code;
+    return lb_remote_show(&o, "GET", path, list_adapters);
 }
 
 typedef struct adapter_file {
@@ -93,7 +72,7 @@ static lb_status fetch_file(lb_client *client, const lb_json *version, const ada
     char path[PATH_BYTES], target[LB_PATH_MAX], hex[LB_SHA256_HEX];
     uint8_t digest[LB_SHA256_BYTES];
     lb_answer answer = {0};
-    snprintf(path, sizeof path, "/v1/adapters/%.128s/%s", text_of(version, "id"), file->name);
+    snprintf(path, sizeof path, "/v1/adapters/%.128s/%s", lb_cli_text(version, "id"), file->name);
     lb_call call = {.method = "GET", .path = path, .reply_max = file->max};
     lb_status status = lb_client_call(client, &call, &answer, err);
     if (status == LB_OK)
@@ -101,9 +80,9 @@ static lb_status fetch_file(lb_client *client, const lb_json *version, const ada
     if (status == LB_OK) {
         lb_sha256_of(answer.body.data, answer.body.length, digest);
         lb_sha256_hex(digest, hex);
-        if (strcmp(hex, text_of(version, file->digest_key)) != 0)
+        if (strcmp(hex, lb_cli_text(version, file->digest_key)) != 0)
             status = lb_fail(err, LB_EDATA, file->digest_key, "%s arrived as %.16s, not %.16s",
-                             file->name, hex, text_of(version, file->digest_key));
+                             file->name, hex, lb_cli_text(version, file->digest_key));
     }
     if (status == LB_OK)
         status = lb_path_join(target, sizeof target, dir, file->name, err);
@@ -149,7 +128,7 @@ int lb_cmd_adapter_get(int argc, char **argv)
     if (status == LB_OK && o.json)
         lb_buf_printf(&out, "%s\n", (const char *)text.data);
     else if (status == LB_OK)
-        lb_buf_printf(&out, "%s  sha256 %s\n", folder, text_of(version, "sha256"));
+        lb_buf_printf(&out, "%s  sha256 %s\n", folder, lb_cli_text(version, "sha256"));
     code = status == LB_OK ? lb_cli_print(&out) : lb_cli_fail(&err);
     lb_json_free(version);
     lb_buf_free(&text);

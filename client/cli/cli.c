@@ -65,6 +65,12 @@ int lb_cli_print(const lb_buf *text)
     return LB_EXIT_OK;
 }
 
+const char *lb_cli_text(const lb_json *object, const char *key)
+{
+    const char *text = lb_json_string(lb_json_get(object, key));
+    return text ? text : "-";
+}
+
 void lb_table_cell(lb_table *table, const char *format, ...)
 {
     char cell[256];

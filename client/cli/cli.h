@@ -55,6 +55,9 @@ bool lb_cli_options(const lb_command_line *line, int argc, char **argv, const ch
 /* Writes text to stdout whole; LB_EXIT_FAILURE when stdout fails (a closed pipe, a full disk). */
 int lb_cli_print(const lb_buf *text);
 
+/* A string member for a table: "-" when there is none. */
+const char *lb_cli_text(const lb_json *object, const char *key);
+
 /* ---- a coordinator to talk to ---- */
 
 typedef struct lb_remote_options {
@@ -82,6 +85,11 @@ LB_NODISCARD lb_status lb_remote_open_cancellable(const lb_remote_options *optio
 LB_NODISCARD lb_status lb_remote_json(lb_client *client, const char *method, const char *path,
                                       const lb_buf *body, lb_json **reply, lb_buf *text,
                                       lb_err *err);
+
+/* One call whose reply is printed: as it came with --json, otherwise by show. Returns the exit
+ * code. */
+int lb_remote_show(const lb_remote_options *options, const char *method, const char *path,
+                   void (*show)(const lb_json *reply, lb_buf *out));
 
 /* ---- a model in this process ---- */
 

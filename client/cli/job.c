@@ -13,19 +13,6 @@
 #define DATA_MAX (64u << 20)
 #define PATH_BYTES 512
 
-static const char *text_of(const lb_json *object, const char *key)
-{
-    const char *text = lb_json_string(lb_json_get(object, key));
-    return text ? text : "-";
-}
-
-/* Prints the reply as it came. */
-static int print_reply(lb_buf *text)
-{
-    lb_buf_puts(text, "\n");
-    return lb_cli_print(text);
-}
-
 static void show_job(const lb_json *job, lb_buf *out)
 {
     const lb_json *own = lb_json_get(job, "limbeck");
@@ -33,10 +20,10 @@ static void show_job(const lb_json *job, lb_buf *out)
     const lb_json *error = lb_json_get(job, "error");
     lb_buf_printf(out, "id          %s\nstatus      %s\nmodel       %s\nstep        %lld of %lld\n"
                        "adapter     %s\n",
-                  text_of(job, "id"), text_of(job, "status"), text_of(job, "model"),
+                  lb_cli_text(job, "id"), lb_cli_text(job, "status"), lb_cli_text(job, "model"),
                   (long long)lb_json_integer(lb_json_get(own, "step")),
                   (long long)lb_json_integer(lb_json_get(own, "max_steps")),
-                  text_of(own, "adapter"));
+                  lb_cli_text(own, "adapter"));
     if (lb_json_is_number(lb_json_get(metrics, "teacher_kl")))
         lb_buf_printf(out, "teacher_kl  %.5f\n",
                       lb_json_number(lb_json_get(metrics, "teacher_kl")));
@@ -44,7 +31,7 @@ static void show_job(const lb_json *job, lb_buf *out)
         lb_buf_printf(out, "accuracy    %.4f\n",
                       lb_json_number(lb_json_get(metrics, "accuracy")));
     if (lb_json_is_object(error))
-        lb_buf_printf(out, "error       %s\n", text_of(error, "message"));
+        lb_buf_printf(out, "error       %s\n", lb_cli_text(error, "message"));
 }
 
 /* One call whose reply is a job object; shared by show and cancel. */
@@ -63,28 +50,9 @@ static int one_job(int argc, char **argv, const char *word, const char *method,
     int code = LB_EXIT_OK;
     if (!lb_cli_options(&line, argc, argv, positional, &code))
         return code;
-    lb_err err = {0};
-    lb_client *client = NULL;
-    lb_json *reply = NULL;
-    lb_buf text = {0}, out = {0};
     char path[PATH_BYTES];
     snprintf(path, sizeof path, "/v1/fine_tuning/jobs/%.128s%s", positional[0], suffix);
-    lb_status status = lb_remote_open(&o, &client, &err);
-    if (status == LB_OK)
-        status = lb_remote_json(client, method, path, NULL, &reply, &text, &err);
-    if (status != LB_OK) {
-        code = lb_cli_fail(&err);
-    } else if (o.json) {
-        code = print_reply(&text);
-    } else {
-        show_job(reply, &out);
-        code = lb_cli_print(&out);
-    }
-    lb_json_free(reply);
-    lb_buf_free(&text);
-    lb_buf_free(&out);
-    lb_client_free(client);
-    return code;
+    return lb_remote_show(&o, method, path, show_job);
 }
 
 int lb_cmd_job_show(int argc, char **argv)
@@ -97,8 +65,9 @@ int lb_cmd_job_cancel(int argc, char **argv)
     return one_job(argc, argv, "cancel", "POST", "/cancel");
 }
 
-static void list_jobs(const lb_json *data, lb_buf *out)
+static void list_jobs(const lb_json *reply, lb_buf *out)
 {
+    const lb_json *data = lb_json_get(reply, "data");
     lb_table table = {.columns = 6};
     const char *const head[] = {"JOB", "STATUS", "MODEL", "STEP", "TEACHER_KL", "ADAPTER"};
     for (size_t i = 0; i < sizeof head / sizeof *head; i++)
@@ -106,16 +75,16 @@ static void list_jobs(const lb_json *data, lb_buf *out)
     for (size_t i = 0; i < lb_json_array_size(data); i++) {
         const lb_json *job = lb_json_at(data, i), *own = lb_json_get(job, "limbeck");
         const lb_json *kl = lb_json_get(lb_json_get(own, "metrics"), "teacher_kl");
-        lb_table_cell(&table, "%s", text_of(job, "id"));
-        lb_table_cell(&table, "%s", text_of(job, "status"));
-        lb_table_cell(&table, "%s", text_of(job, "model"));
+        lb_table_cell(&table, "%s", lb_cli_text(job, "id"));
+        lb_table_cell(&table, "%s", lb_cli_text(job, "status"));
+        lb_table_cell(&table, "%s", lb_cli_text(job, "model"));
         lb_table_cell(&table, "%lld/%lld", (long long)lb_json_integer(lb_json_get(own, "step")),
                       (long long)lb_json_integer(lb_json_get(own, "max_steps")));
         if (lb_json_is_number(kl))
             lb_table_cell(&table, "%.5f", lb_json_number(kl));
         else
             lb_table_cell(&table, "-");
-        lb_table_cell(&table, "%s", text_of(own, "adapter"));
+        lb_table_cell(&table, "%s", lb_cli_text(own, "adapter"));
     }
     lb_table_render(&table, out);
 }
@@ -130,27 +99,7 @@ int lb_cmd_job_list(int argc, char **argv)
     int code = LB_EXIT_OK;
     if (!lb_cli_options(&line, argc, argv, NULL, &code))
         return code;
-    lb_err err = {0};
-    lb_client *client = NULL;
-    lb_json *reply = NULL;
-    lb_buf text = {0}, out = {0};
-    lb_status status = lb_remote_open(&o, &client, &err);
-    if (status == LB_OK)
-        status = lb_remote_json(client, "GET", "/v1/fine_tuning/jobs?limit=100", NULL, &reply,
-                                &text, &err);
-    if (status != LB_OK) {
-        code = lb_cli_fail(&err);
-    } else if (o.json) {
-        code = print_reply(&text);
-    } else {
-        list_jobs(lb_json_get(reply, "data"), &out);
-        code = lb_cli_print(&out);
-    }
-    lb_json_free(reply);
-    lb_buf_free(&text);
-    lb_buf_free(&out);
-    lb_client_free(client);
-    return code;
+    return lb_remote_show(&o, "GET", "/v1/fine_tuning/jobs?limit=100", list_jobs);
 }
 
 /* Uploads a data set; *id is the file's id. */
@@ -266,14 +215,9 @@ int lb_cmd_job_create(int argc, char **argv)
     if (status == LB_OK)
         status = lb_remote_json(client, "POST", "/v1/fine_tuning/jobs", &body, &reply, &text,
                                 &err);
-    if (status != LB_OK) {
-        code = lb_cli_fail(&err);
-    } else if (o.json) {
-        code = print_reply(&text);
-    } else {
-        lb_buf_printf(&out, "%s\n", text_of(reply, "id"));
-        code = lb_cli_print(&out);
-    }
+    if (status == LB_OK)
+        lb_buf_printf(&out, "%s\n", o.json ? (const char *)text.data : lb_cli_text(reply, "id"));
+    code = status == LB_OK ? lb_cli_print(&out) : lb_cli_fail(&err);
     lb_json_free(reply);
     lb_buf_free(&body);
     lb_buf_free(&text);

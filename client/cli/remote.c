@@ -70,3 +70,25 @@ lb_status lb_remote_json(lb_client *client, const char *method, const char *path
     lb_answer_free(&answer);
     return status;
 }
+
+int lb_remote_show(const lb_remote_options *options, const char *method, const char *path,
+                   void (*show)(const lb_json *reply, lb_buf *out))
+{
+    lb_err err = {0};
+    lb_client *client = NULL;
+    lb_json *reply = NULL;
+    lb_buf text = {0}, out = {0};
+    lb_status status = lb_remote_open(options, &client, &err);
+    if (status == LB_OK)
+        status = lb_remote_json(client, method, path, NULL, &reply, &text, &err);
+    if (status == LB_OK && options->json)
+        lb_buf_printf(&out, "%s\n", (const char *)text.data);
+    else if (status == LB_OK)
+        show(reply, &out);
+    int code = status == LB_OK ? lb_cli_print(&out) : lb_cli_fail(&err);
+    lb_json_free(reply);
+    lb_buf_free(&text);
+    lb_buf_free(&out);
+    lb_client_free(client);
+    return code;
+}

@@ -130,7 +130,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "limbeck-worker: %s; see --help\n", err.message);
         return EXIT_USAGE;
     }
-    lb_log_init("worker", least);
+    lb_log_init("limbeck-worker", least);
     status = run(&config, key_file, &err);
     if (status != LB_OK)
         lb_log_err(LB_LOG_ERROR, "failed", &err);

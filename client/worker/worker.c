@@ -291,6 +291,7 @@ lb_status lb_worker_run(lb_worker *worker, lb_err *err)
     while (!lb_worker_stopping(worker) && !idle_too_long(worker, idle_since)) {
         lb_lease lease = {0};
         bool got = false;
+        int64_t asked = lb_clock_ms();
         lb_status status = lb_lease_take(worker, wait_ms(worker, idle_since), &lease, &got, err);
         if (status == LB_EAUTH)
             return lb_err_wrap(err, "the coordinator");
@@ -307,6 +308,9 @@ lb_status lb_worker_run(lb_worker *worker, lb_err *err)
         if (got) {
             work(worker, &lease);
             idle_since = lb_clock_ms();
+        } else if (lb_clock_ms() - asked < PAUSE_LEAST_MS) {
+            /* "Nothing" came at once instead of after the wait: do not ask in a circle. */
+            lb_worker_pause(worker, PAUSE_LEAST_MS / 4, PAUSE_LEAST_MS);
         }
     }
     return LB_OK;

@@ -150,7 +150,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "limbeck-teacher: %s; see --help\n", err.message);
         return EXIT_USAGE;
     }
-    lb_log_init("teacher", least);
+    lb_log_init("limbeck-teacher", least);
     status = serve(&config, port_file, &err);
     if (status != LB_OK)
         lb_log_err(LB_LOG_ERROR, "failed", &err);

@@ -144,12 +144,13 @@ static void test_too_large_for_the_queue(void **state)
 {
     (void)state;
     fixture f;
-    char body[4096] = "{\"sequences\":[";
+    lb_buf body = {0};
     start(&f, TINY_DIR, 16);   /* raised to 128, the longest sequence */
     for (int i = 0; i < 129; i++)
-        strcat(body, i ? ",[1]" : "[1]");
-    strcat(body, "]}");
-    lb_json_free(ask_json(&f, SCORE, body, 413));
+        lb_buf_puts(&body, i ? ",[1]" : "{\"sequences\":[[1]");
+    lb_buf_puts(&body, "]}");
+    lb_json_free(ask_json(&f, SCORE, (const char *)body.data, 413));
+    lb_buf_free(&body);
     lb_json_free(ask_json(&f, SCORE, "{\"sequences\":[[1,2]]}", 200));
     stop(&f);
 }
