@@ -14,7 +14,7 @@
 #define LB_LIMIT_GRADIENT_BODY (1u << 30)        /* gradient frames */
 #define LB_LIMIT_SEQUENCES 4096u                 /* sequences of one scoring request */
 #define LB_LIMIT_TOP_K 1024u                     /* prompt_logprobs, k */
-#define LB_LIMIT_ID 64u                          /* ids: ^[A-Za-z0-9_-]{1,64}$ */
+#define LB_LIMIT_ID 64u                          /* ids: ^[A-Za-z0-9_.-]{1,64}$ */
 #define LB_LIMIT_NAME 128u                       /* adapter and worker names */
 #define LB_LIMIT_METADATA 16u                    /* pairs of a job's metadata */
 #define LB_LIMIT_PAGE 100u                       /* rows of one page of a listing */

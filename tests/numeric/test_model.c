@@ -7,7 +7,7 @@
 #include "common/model/model.h"
 #include "tests/numeric/golden.h"
 
-/* The tolerances of issue and NUMERICS.md: f32 sums in another order than PyTorch's. */
+/* The tolerances of docs/NUMERICS.md: f32 sums in another order than PyTorch's. */
 #define LOGPROB_TOLERANCE 1e-4
 #define GRADIENT_TOLERANCE 1e-3
 
