@@ -24,6 +24,8 @@
 #define ARGS_MAX 24
 #define READY_MS 120000
 #define STOP_MS 30000
+#define STOP_TICK_MS 20
+#define SUPERVISE_TICK_MS 100
 #define RESTART_MS 1000
 #define URL_BYTES 128
 
@@ -182,33 +184,39 @@ done:
     return status;
 }
 
-/* Ends the children: workers first, so that they hand their leases back, the teacher last. */
+/* Collects children from index `from` that have ended; whether any still runs. */
+static bool any_running(supervisor *s, size_t from)
+{
+    bool any = false;
+    for (size_t i = from; i < s->count; i++) {
+        child *c = &s->children[i];
+        if (c->pid > 0 && waitpid(c->pid, NULL, WNOHANG) != 0)
+            c->pid = 0;
+        any |= c->pid > 0;
+    }
+    return any;
+}
+
+static void signal_from(const supervisor *s, size_t from, int number)
+{
+    for (size_t i = from; i < s->count; i++) {
+        if (s->children[i].pid > 0)
+            kill(s->children[i].pid, number);
+    }
+}
+
+/* Ends the children: the workers together, so that they hand their leases back, then the
+ * coordinator, then the teacher. */
 static void stop_children(supervisor *s)
 {
+    const size_t order[] = {2, 1, 0};
     int64_t deadline = lb_clock_ms() + STOP_MS;
-    for (size_t i = s->count; i-- > 0;) {
-        child *c = &s->children[i];
-        if (c->pid > 0)
-            kill(c->pid, SIGTERM);
-        bool next_is_worker = i > 2;
-        while (!next_is_worker) {
-            bool any = false;
-            for (size_t j = i; j < s->count; j++) {
-                pid_t pid = s->children[j].pid;
-                if (pid > 0 && waitpid(pid, NULL, WNOHANG) == 0)
-                    any = true;
-                else
-                    s->children[j].pid = 0;
-            }
-            if (!any)
-                break;
-            if (lb_clock_ms() > deadline) {
-                for (size_t j = i; j < s->count; j++) {
-                    if (s->children[j].pid > 0)
-                        kill(s->children[j].pid, SIGKILL);
-                }
-            }
-            lb_sleep_ms(20);
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
+        signal_from(s, order[i], SIGTERM);
+        while (any_running(s, order[i])) {
+            if (lb_clock_ms() > deadline)
+                signal_from(s, order[i], SIGKILL);
+            lb_sleep_ms(STOP_TICK_MS);
         }
     }
 }
@@ -235,7 +243,7 @@ static void supervise(supervisor *s)
                 c->restart_ms = lb_clock_ms() + RESTART_MS;
             }
         }
-        lb_sleep_ms(100);
+        lb_sleep_ms(SUPERVISE_TICK_MS);
     }
 }
 

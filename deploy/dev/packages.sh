@@ -3,7 +3,7 @@
 
 LB_PACKAGES_BUILD="gcc libc6-dev cmake ninja-build pkg-config libjansson-dev libssl-dev
   libcurl4-openssl-dev libmicrohttpd-dev libsqlite3-dev libpcre2-dev libutf8proc-dev"
-LB_PACKAGES_TEST="libcmocka-dev clang llvm libclang-rt-14-dev curl procps"
+LB_PACKAGES_TEST="git libcmocka-dev clang llvm libclang-rt-14-dev curl procps"
 
 # lb_install PACKAGE...: installs those of them that are not there.
 lb_install() {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Scoring never holds [T, V]: with a vocabulary 128 times as large, the same sequences take the same
- * scratch, and the process grows by far less than one such tensor. Prints what was measured.
+ * Scoring never holds [T, V]: with a vocabulary 128 times as large, the same sequences take the
+ * same scratch, and the process grows by far less than one such tensor. Prints what was measured.
  */
 #include "common/io/file.h"
 #include "common/io/safetensors.h"
