@@ -10,6 +10,7 @@
 /* The tolerances of docs/NUMERICS.md: f32 sums in another order than PyTorch's. */
 #define LOGPROB_TOLERANCE 1e-4
 #define GRADIENT_TOLERANCE 1e-3
+#define DIFFERENCE_TOLERANCE 1e-3
 
 static void score_all(fixture *f, const golden *g, bool adapter,
                       float out[GOLDEN_SEQUENCES_MAX][GOLDEN_TOKENS_MAX])
@@ -237,6 +238,54 @@ static void test_gradients(void **state)
     }
 }
 
+/* L of the weighted loss with one element of the adapter moved by `by`, summed in float64. */
+static double loss_with(fixture *f, const golden *g, size_t element, float by)
+{
+    static float got[GOLDEN_SEQUENCES_MAX][GOLDEN_TOKENS_MAX];
+    double loss = 0;
+    float before = f->flat[element];
+    lb_adapter_free(f->adapter);
+    f->flat[element] = before + by;
+    assert_int_equal(lb_adapter_create(f->model, &f->layout, f->flat, &f->adapter, NULL), LB_OK);
+    score_all(f, g, true, got);
+    f->flat[element] = before;
+    for (size_t s = 0; s < g->count; s++) {
+        const lb_json *weights = golden_array(g, s, "weights");
+        for (uint32_t t = 1; t < g->sequences[s].count; t++)
+            loss -= lb_json_number(lb_json_at(weights, t)) * (double)got[s][t];
+    }
+    return loss;
+}
+
+/* The steepest element of each tensor against central differences of the scorer's own logprobs. The
+ * step balances f32 noise in L (about 1e-4) against curvature. */
+static void test_gradients_match_differences(void **state)
+{
+    (void)state;
+    const float step = 0x1p-9f;
+    for (size_t m = 0; m < GOLDEN_COUNT; m++) {
+        golden g;
+        fixture f;
+        static weighted w;
+        golden_open(golden_names[m], &g);
+        fixture_open(g.dir, (fixture_options){.threads = 2}, &f);
+        float *grad = calloc(f.layout.elements, sizeof *grad);
+        gradient_of(&f, &g, &w, grad);
+        for (size_t i = 0; i < f.layout.count; i++) {
+            const lb_lora_tensor *t = &f.layout.tensors[i];
+            size_t steepest = t->offset;
+            for (size_t e = t->offset; e < t->offset + (size_t)t->rows * t->cols; e++)
+                steepest = fabsf(grad[e]) > fabsf(grad[steepest]) ? e : steepest;
+            double slope = (loss_with(&f, &g, steepest, step) -
+                            loss_with(&f, &g, steepest, -step)) / (2.0 * (double)step);
+            assert_close(grad[steepest], slope, DIFFERENCE_TOLERANCE * fabs(slope));
+        }
+        free(grad);
+        fixture_close(&f);
+        golden_close(&g);
+    }
+}
+
 static void test_gradients_do_not_show_micro_batches(void **state)
 {
     (void)state;
@@ -416,6 +465,7 @@ int main(void)
         cmocka_unit_test(test_top_k_rank_and_entropy),
         cmocka_unit_test(test_scores_are_batch_invariant),
         cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_gradients_match_differences),
         cmocka_unit_test(test_gradients_do_not_show_micro_batches),
         cmocka_unit_test(test_sampler_agrees_with_scorer),
         cmocka_unit_test(test_rollouts_do_not_show_companions),
