@@ -9,11 +9,13 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define POLL_MS 5000
 #define PATH_BYTES 512
+#define CLEAR_TO_END "\033[K"    /* ECMA-48 EL: what a longer line before left */
 
 static volatile sig_atomic_t interrupted;
 
@@ -67,7 +69,7 @@ static void show_step(watch *w, const lb_json *row, int64_t max_steps)
     printf("%sstep %" PRIu64 "/%" PRId64 "  teacher_kl %.4f  accuracy %s  %.0f tokens/s  "
            "%d:%02d left%s", w->terminal ? "\r" : "", step, max_steps, number(row, "teacher_kl"),
            right, number(row, "tokens_per_s"), (int)(left / 60), (int)left % 60,
-           w->terminal ? "  " : "\n");
+           w->terminal ? CLEAR_TO_END : "\n");
     fflush(stdout);
 }
 
@@ -135,7 +137,9 @@ int lb_cmd_job_watch(int argc, char **argv)
         return code;
     signal(SIGINT, on_interrupt);
     lb_err err = {0};
-    watch w = {.job = positional[0], .json = o.json, .terminal = isatty(STDOUT_FILENO)};
+    const char *term = getenv("TERM");
+    watch w = {.job = positional[0], .json = o.json,
+               .terminal = isatty(STDOUT_FILENO) && term && strcmp(term, "dumb") != 0};
     lb_status status = lb_remote_open_cancellable(&o, was_interrupted, NULL, &w.client, &err);
     if (status == LB_OK)
         status = follow(&w, &code, &err);
