@@ -16,6 +16,7 @@
 #define CONNECTIONS_MAX 4096u
 #define IDLE_SECONDS 60u
 #define STOP_TICK_MS 5
+#define FORCED_MS 2000
 
 /* *con_cls before the first call of the access handler: a URI that must be refused. */
 static char bad_uri;
@@ -107,15 +108,17 @@ static enum MHD_Result on_access(void *arg, struct MHD_Connection *connection, c
         *size = 0;
         return request->body.status == LB_OK ? MHD_YES : MHD_NO;
     }
-    if (!request->dispatched) {
+    bool first = !request->dispatched;
+    if (first) {
         request->dispatched = true;
         request->route->handle(http->config.daemon, request);
     }
     pthread_mutex_lock(&request->lock);
-    bool answered = request->answered;
+    bool ready = request->answered && !(first && request->suspended);
     pthread_mutex_unlock(&request->lock);
-    /* Not answered: it is suspended, and this is called again when it is resumed. */
-    return answered ? send_answer(request) : MHD_YES;
+    /* A connection that was suspended takes its response only once it is resumed, even when the
+     * answer came before the handler returned: this is then called again. */
+    return ready ? send_answer(request) : MHD_YES;
 }
 
 static void on_completed(void *arg, struct MHD_Connection *connection, void **con_cls,
@@ -271,6 +274,13 @@ void lb_http_drain(lb_http *http)
     atomic_store(&http->draining, true);
 }
 
+/* Waits until no request is open, or the deadline. */
+static void await_quiet(const lb_http *http, int64_t deadline_ms)
+{
+    while (atomic_load(&http->open_requests) > 0 && lb_clock_ms() < deadline_ms)
+        lb_sleep_ms(STOP_TICK_MS);
+}
+
 static void give_up(lb_request *request)
 {
     lb_reply_force(request, LB_EUNAVAILABLE, "the daemon is stopping");
@@ -281,12 +291,13 @@ void lb_http_stop(lb_http *http, int64_t timeout_ms)
     if (!http)
         return;
     if (http->daemon) {
-        int64_t deadline = lb_clock_ms() + timeout_ms;
         lb_http_drain(http);
-        while (atomic_load(&http->open_requests) > 0 && lb_clock_ms() < deadline)
-            lb_sleep_ms(STOP_TICK_MS);
-        /* libmicrohttpd wants no connection suspended when it stops. */
+        await_quiet(http, lb_clock_ms() + timeout_ms);
+        /* libmicrohttpd aborts if a connection is suspended when it stops, and resumes them on its
+         * own threads: so the rest is answered, and given the time to leave. */
+        atomic_store(&http->stopping, true);
         lb_watcher_each(http->watcher, give_up);
+        await_quiet(http, lb_clock_ms() + FORCED_MS);
         MHD_stop_daemon(http->daemon);
     }
     lb_watcher_stop(http->watcher);

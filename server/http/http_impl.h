@@ -32,6 +32,7 @@ struct lb_http {
     size_t key_count;
     lb_watcher *watcher;
     atomic_bool draining;
+    atomic_bool stopping;                  /* from now on nothing stays suspended */
     atomic_uint_fast64_t requests, replies_2xx, replies_4xx, replies_5xx, open_requests, suspended;
     atomic_uint_fast64_t connections;
 };
@@ -87,8 +88,8 @@ void lb_reply_force(lb_request *request, lb_status status, const char *message);
 /* ---- watcher.c ---- */
 LB_NODISCARD lb_status lb_watcher_start(lb_watcher **out, lb_err *err);
 void lb_watcher_stop(lb_watcher *watcher);
-/* Both are called with the request's lock held. */
-void lb_watcher_add(lb_watcher *watcher, lb_request *request, int fd);
+/* Both are called with the request's lock held. add: false without memory. */
+bool lb_watcher_add(lb_watcher *watcher, lb_request *request, int fd);
 void lb_watcher_remove(lb_watcher *watcher, lb_request *request);
 /* Calls visit for each watched request, holding a reference meanwhile. */
 void lb_watcher_each(lb_watcher *watcher, void (*visit)(lb_request *request));

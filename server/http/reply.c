@@ -196,7 +196,12 @@ void lb_http_suspend(lb_request *request, int64_t deadline_ms,
         request->cancel_arg = arg;
         atomic_fetch_add(&request->http->suspended, 1);
         MHD_suspend_connection(request->connection);
-        lb_watcher_add(request->http->watcher, request, info ? info->connect_fd : -1);
+        bool watched = lb_watcher_add(request->http->watcher, request,
+                                      info ? info->connect_fd : -1);
+        /* lb_http_stop sets the flag before it looks at who is watched, so one of the two sees
+         * this request; a connection that stayed suspended would abort the process there. */
+        if (!watched || atomic_load(&request->http->stopping))
+            lb_reply_force(request, LB_EUNAVAILABLE, "the daemon is stopping");
     }
     pthread_mutex_unlock(&request->lock);
 }

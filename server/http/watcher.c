@@ -31,11 +31,11 @@ struct lb_watcher {
     atomic_bool stop;
 };
 
-void lb_watcher_add(lb_watcher *watcher, lb_request *request, int fd)
+bool lb_watcher_add(lb_watcher *watcher, lb_request *request, int fd)
 {
     watch *w = calloc(1, sizeof *w);
     if (!w)
-        return;    /* without memory the request is answered by its owner all the same */
+        return false;
     pthread_mutex_lock(&watcher->lock);
     *w = (watch){++watcher->last_id, request, fd, request->deadline_ms, watcher->first};
     watcher->first = w;
@@ -45,6 +45,7 @@ void lb_watcher_add(lb_watcher *watcher, lb_request *request, int fd)
     if (fd >= 0)
         epoll_ctl(watcher->epoll, EPOLL_CTL_ADD, fd, &event);
     pthread_mutex_unlock(&watcher->lock);
+    return true;
 }
 
 void lb_watcher_remove(lb_watcher *watcher, lb_request *request)
