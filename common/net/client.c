@@ -35,6 +35,7 @@ typedef struct attempt {
     const uint8_t *body;
     size_t length, sent;
     int64_t retry_after_ms;      /* -1: none */
+    bool head_ended;             /* the empty line after the headers came */
 } attempt;
 
 static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
@@ -99,6 +100,7 @@ static size_t on_header(char *bytes, size_t size, size_t count, void *arg)
     attempt *a = arg;
     size_t length = size * count;
     const char request_id[] = "x-request-id:", retry_after[] = "retry-after:";
+    a->head_ended = length > 0 && (bytes[0] == '\r' || bytes[0] == '\n');
     if (length > sizeof request_id && strncasecmp(bytes, request_id, sizeof request_id - 1) == 0) {
         const char *value = bytes + sizeof request_id - 1;
         while (*value == ' ')
@@ -246,6 +248,9 @@ static lb_status try_once(lb_client *client, const lb_call *call, int64_t left_m
     if (make_headers(client, call, &headers)) {
         set_options(client, call, &a, url, headers, left_ms);
         CURLcode result = curl_easy_perform(client->easy);
+        /* libcurl takes a head that was cut off for a whole reply without a body. */
+        if (result == CURLE_OK && !a.head_ended)
+            result = CURLE_PARTIAL_FILE;
         if (result == CURLE_OK)
             curl_easy_getinfo(client->easy, CURLINFO_RESPONSE_CODE, &code);
         else
@@ -290,6 +295,7 @@ lb_status lb_client_call(lb_client *client, const lb_call *call, lb_answer *answ
     for (;;) {
         int64_t retry_after = -1, left = deadline - lb_clock_ms();
         lb_buf_free(&answer->body);
+        answer->request_id[0] = '\0';
         answer->tries++;
         lb_status status = left > 0 ? try_once(client, call, left, answer, &retry_after, err)
                                     : lb_fail(err, LB_ETIMEOUT, NULL, "%s did not answer in time",
