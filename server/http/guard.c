@@ -28,15 +28,29 @@ bool lb_guard_uri(const char *raw)
 
 typedef struct header_scan {
     unsigned lengths, encodings;
-    bool control;
+    bool control, bad_name;
     const char *length;
 } header_scan;
+
+/* A name as RFC 9110 has it. libmicrohttpd keeps the blank of "Content-Length : 5" in the name, so
+ * that it would see no body there, and read it as the next request. */
+static bool is_token(const char *name)
+{
+    const char *c = name;
+    for (; *c; c++) {
+        bool letter = (*c | 32) >= 'a' && (*c | 32) <= 'z';
+        if (!letter && !(*c >= '0' && *c <= '9') && !strchr("!#$%&'*+-.^_`|~", *c))
+            return false;
+    }
+    return c > name;
+}
 
 static enum MHD_Result scan_header(void *arg, enum MHD_ValueKind kind, const char *name,
                                    const char *value)
 {
     header_scan *scan = arg;
     (void)kind;
+    scan->bad_name |= !is_token(name);
     if (strcasecmp(name, "Content-Length") == 0) {
         scan->lengths++;
         scan->length = value;
@@ -54,6 +68,9 @@ lb_status lb_guard_headers(struct MHD_Connection *connection, uint64_t *body_len
     *body_length = 0;
     if (scan.control)
         return lb_fail(err, LB_EINVAL, "header", "a header holds a control character");
+    if (scan.bad_name)
+        return lb_fail(err, LB_EINVAL, "header", "a header's name holds a blank or a sign that it "
+                       "must not");
     if (scan.encodings > 0)
         return lb_fail(err, LB_EINVAL, "Transfer-Encoding",
                        "a body is sent with Content-Length, not with a transfer encoding");

@@ -227,6 +227,8 @@ static void test_refused_shapes(void **state)
         POST_ECHO "Content-Length: +2\r\n\r\nok",
         POST_ECHO "Content-Length: 0x2\r\n\r\nok",
         POST_ECHO "Content-Length:\r\n\r\nok",
+        POST_ECHO "Content-Length : 2\r\n\r\nok",
+        POST_ECHO "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
         POST_ECHO "Content-Length: 99999999999999999999999\r\n\r\nok",
         "GET /v1/things/a%00b HTTP/1.1\r\nHost: x\r\n\r\n",
         "GET /alive%00 HTTP/1.1\r\nHost: x\r\n\r\n",

@@ -275,16 +275,16 @@ static void test_race_of_answer_and_suspend(void **state)
     assert_int_equal(lb_http_get_stats(w->http).suspended, 0);
 }
 
-/* Peers leave just as their requests are answered, and the server stops amid it. */
+/* Peers leave just as their requests are answered, and the server stops amid it. Nothing with a
+ * deadline: what stop answers first has no owner left here that answers too, as each must. */
 static void test_churn(void **state)
 {
     world *w = *state;
-    w->answer_cancelled = true;
     for (int i = 0; i < CONCURRENT; i++) {
         char text[100];
         int fd = dial(w);
         snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n",
-                 MIX[(size_t)i % MIX_COUNT]);
+                 MIX[(size_t)i % (MIX_COUNT - 1)]);
         say(fd, text);
         if (i % 3 == 0)
             lb_sleep_ms(1);
