@@ -67,8 +67,7 @@ typedef struct lb_backend_table {
     void (*clear)(void *self, void *memory, size_t bytes);
     lb_status (*copy_in)(void *self, lb_tensor to, const void *host);
     lb_status (*copy_out)(void *self, lb_tensor from, void *host);
-    lb_status (*weight_pack)(void *self, lb_weight *weight, const void *source,
-                             lb_dtype source_dtype);
+    lb_status (*weight_pack)(void *self, lb_weight *weight, const lb_row_source *source);
     void (*weight_drop)(void *self, lb_weight *weight);
     lb_status (*embed)(void *self, lb_tensor out, const lb_weight *table, const uint32_t *ids);
     lb_status (*linear)(void *self, lb_tensor out, lb_tensor x, const lb_weight *w,

@@ -208,27 +208,58 @@ void lb_copy_out(lb_ops *ops, lb_tensor from, void *host)
 
 /* ---- weights ---- */
 
-lb_status lb_weight_create(lb_backend *backend, size_t n, size_t k, const void *source,
-                           lb_dtype source_dtype, lb_dtype stored, unsigned flags,
-                           lb_weight **out, lb_err *err)
+lb_status lb_weight_pack(lb_backend *backend, size_t n, size_t k, const lb_row_source *source,
+                         lb_dtype stored, unsigned flags, lb_weight **out, lb_err *err)
 {
     size_t rows, cols, bytes;
     if (n == 0 || k == 0 || !lb_size_add(n, LB_PANEL, &rows) || !lb_size_add(k, LB_PANEL, &cols) ||
         !lb_size_mul(rows, cols, &bytes) || bytes > SIZE_MAX / 16)
         return lb_fail(err, LB_EINVAL, NULL, "%zu x %zu is no shape for a weight", n, k);
-    if (source_dtype == LB_I32 || stored == LB_I32)
+    if (stored == LB_I32)
         return lb_fail(err, LB_EINVAL, NULL, "weights are f32 or bf16");
     lb_weight *w = calloc(1, sizeof *w);
     if (!w)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for a weight");
     *w = (lb_weight){.stored = stored, .n = n, .k = k, .flags = flags, .backend = backend};
-    lb_status status = backend->table->weight_pack(backend->self, w, source, source_dtype);
+    lb_status status = backend->table->weight_pack(backend->self, w, source);
     if (status != LB_OK) {
         lb_weight_free(w);
         return lb_fail(err, status, NULL, "no memory for a weight of %zu x %zu", n, k);
     }
     *out = w;
     return LB_OK;
+}
+
+typedef struct host_matrix {
+    const uint8_t *data;
+    lb_dtype dtype;
+    size_t k;
+} host_matrix;
+
+static void read_host(const void *arg, size_t first, size_t count, float *out)
+{
+    const host_matrix *m = arg;
+    const uint8_t *from = m->data + first * m->k * lb_dtype_size(m->dtype);
+    if (m->dtype == LB_F32) {
+        memcpy(out, from, count * m->k * sizeof *out);
+        return;
+    }
+    for (size_t i = 0; i < count * m->k; i++) {
+        uint16_t half;
+        memcpy(&half, from + i * sizeof half, sizeof half);
+        out[i] = lb_bf16_to_f32(half);
+    }
+}
+
+lb_status lb_weight_create(lb_backend *backend, size_t n, size_t k, const void *source,
+                           lb_dtype source_dtype, lb_dtype stored, unsigned flags,
+                           lb_weight **out, lb_err *err)
+{
+    host_matrix matrix = {.data = source, .dtype = source_dtype, .k = k};
+    lb_row_source rows = {.read = read_host, .arg = &matrix};
+    if (source_dtype == LB_I32)
+        return lb_fail(err, LB_EINVAL, NULL, "weights are f32 or bf16");
+    return lb_weight_pack(backend, n, k, &rows, stored, flags, out, err);
 }
 
 void lb_weight_free(lb_weight *weight)

@@ -63,8 +63,18 @@ typedef enum lb_weight_flags {
     LB_WEIGHT_ROWS = 4,      /* lb_embed: rows are read by index */
 } lb_weight_flags;
 
-/* Packs host [N, K] of source_dtype (LB_F32 or LB_BF16, row-major, any alignment) as `stored`
- * (LB_F32 or LB_BF16, rounding to nearest even). */
+/* Where a weight's values come from: read writes rows [first, first + count) of [N, K] to out in
+ * f32. It is called once for each row, from several threads. */
+typedef struct lb_row_source {
+    void (*read)(const void *arg, size_t first, size_t count, float *out);
+    const void *arg;
+} lb_row_source;
+
+/* Packs [n, k] as `stored` (LB_F32 or LB_BF16, rounding to nearest even). */
+LB_NODISCARD lb_status lb_weight_pack(lb_backend *backend, size_t n, size_t k,
+                                      const lb_row_source *source, lb_dtype stored,
+                                      unsigned flags, lb_weight **out, lb_err *err);
+/* The same from host memory [N, K] of source_dtype (LB_F32 or LB_BF16, row-major, any alignment). */
 LB_NODISCARD lb_status lb_weight_create(lb_backend *backend, size_t n, size_t k,
                                         const void *source, lb_dtype source_dtype,
                                         lb_dtype stored, unsigned flags, lb_weight **out,

@@ -11,6 +11,7 @@
 #ifndef LB_COMMON_TENSOR_TENSOR_H
 #define LB_COMMON_TENSOR_TENSOR_H
 
+#include "common/base/half.h"
 #include "common/base/status.h"
 
 #include <stdbool.h>
@@ -33,10 +34,6 @@ lb_tensor lb_tensor_rows(lb_tensor t, size_t first, size_t count);   /* view of 
 lb_tensor lb_tensor_cols(lb_tensor t, size_t first, size_t count);   /* view of columns; asserts */
 /* The same memory as [rows, cols] where rows * cols matches and t is contiguous; asserts. */
 lb_tensor lb_tensor_reshape(lb_tensor t, size_t rows, size_t cols);
-
-float lb_bf16_to_f32(uint16_t value);
-uint16_t lb_f32_to_bf16(float value);      /* round to nearest even; NaN stays NaN */
-float lb_f16_to_f32(uint16_t value);
 
 typedef struct lb_weight lb_weight;        /* [N, K], packed; opaque, see backend_impl.h */
 

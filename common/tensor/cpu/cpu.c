@@ -11,7 +11,7 @@ typedef struct isa_row {
     const lb_backend_table *table;
 } isa_row;
 
-static void *allocate(size_t bytes)
+void *lb_cpu_room(size_t bytes)
 {
     return aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
 }
@@ -22,7 +22,7 @@ lb_status lb_cpu_scratch(lb_cpu *cpu, size_t bytes)
         return LB_OK;
     for (uint32_t i = 0; i < lb_pool_threads(cpu->pool); i++) {
         free(cpu->scratch[i]);
-        cpu->scratch[i] = allocate(bytes);
+        cpu->scratch[i] = lb_cpu_room(bytes);
         if (!cpu->scratch[i]) {
             cpu->scratch_bytes = 0;
             return LB_ENOMEM;
@@ -37,7 +37,7 @@ lb_status lb_cpu_shared(lb_cpu *cpu, size_t bytes)
     if (bytes <= cpu->shared_bytes)
         return LB_OK;
     free(cpu->shared);
-    cpu->shared = allocate(bytes);
+    cpu->shared = lb_cpu_room(bytes);
     cpu->shared_bytes = cpu->shared ? bytes : 0;
     return cpu->shared ? LB_OK : LB_ENOMEM;
 }
@@ -45,7 +45,7 @@ lb_status lb_cpu_shared(lb_cpu *cpu, size_t bytes)
 lb_status lb_cpu_alloc(void *self, size_t bytes, void **out)
 {
     (void)self;
-    void *memory = bytes <= SIZE_MAX - ALIGNMENT ? allocate(bytes ? bytes : ALIGNMENT) : NULL;
+    void *memory = bytes <= SIZE_MAX - ALIGNMENT ? lb_cpu_room(bytes ? bytes : ALIGNMENT) : NULL;
     if (!memory)
         return LB_ENOMEM;
     memset(memory, 0, bytes);

@@ -25,13 +25,14 @@ LB_NODISCARD lb_status lb_cpu_scratch(lb_cpu *cpu, size_t bytes);
 /* The same for the one buffer that all threads read. */
 LB_NODISCARD lb_status lb_cpu_shared(lb_cpu *cpu, size_t bytes);
 
+/* Aligned memory of any content, for free(); NULL without memory. */
+void *lb_cpu_room(size_t bytes);
 lb_status lb_cpu_alloc(void *self, size_t bytes, void **out);
 void lb_cpu_release(void *self, void *memory);
 void lb_cpu_clear(void *self, void *memory, size_t bytes);
 lb_status lb_cpu_copy_in(void *self, lb_tensor to, const void *host);
 lb_status lb_cpu_copy_out(void *self, lb_tensor from, void *host);
-lb_status lb_cpu_weight_pack(void *self, lb_weight *weight, const void *source,
-                             lb_dtype source_dtype);
+lb_status lb_cpu_weight_pack(void *self, lb_weight *weight, const lb_row_source *source);
 void lb_cpu_weight_drop(void *self, lb_weight *weight);
 void lb_cpu_close(void *self);
 

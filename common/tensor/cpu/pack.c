@@ -1,28 +1,18 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Packs a weight in one pass over its rows: a task expands LB_PANEL rows to f32 and writes them
+ * into every packing that was asked for, so that the source is read once and nothing the size of
+ * the matrix is held beside the packings.
+ */
 #include "common/tensor/cpu/cpu.h"
 
 #include <stdlib.h>
 
 typedef struct pack_job {
-    const uint8_t *source;
-    lb_dtype source_dtype, stored;
-    size_t n, k;
-    bool transposed;     /* pack W^T: panels run over k */
-    void *out;
+    lb_weight *w;
+    const lb_row_source *source;
+    float **rows;        /* [threads] of [LB_PANEL * k] */
 } pack_job;
-
-static float source_at(const pack_job *job, size_t row, size_t col)
-{
-    size_t index = row * job->k + col;
-    if (job->source_dtype == LB_BF16) {
-        uint16_t half;
-        memcpy(&half, job->source + 2 * index, sizeof half);
-        return lb_bf16_to_f32(half);
-    }
-    float value;
-    memcpy(&value, job->source + 4 * index, sizeof value);
-    return value;
-}
 
 static void put(void *out, lb_dtype stored, size_t index, float value)
 {
@@ -32,61 +22,79 @@ static void put(void *out, lb_dtype stored, size_t index, float value)
         ((float *)out)[index] = value;
 }
 
-static void pack_panel(void *arg, size_t panel, size_t thread)
+/* Panel of the rows: element (lane, col) at (panel * k + col) * P + lane. */
+static void put_forward(const lb_weight *w, size_t panel, size_t count, const float *rows)
 {
-    const pack_job *job = arg;
-    (void)thread;
-    size_t columns = job->transposed ? job->k : job->n;
-    size_t depth = job->transposed ? job->n : job->k;
-    for (size_t d = 0; d < depth; d++) {
-        for (size_t lane = 0; lane < LB_PANEL; lane++) {
-            size_t column = panel * LB_PANEL + lane;
-            float value = 0.0f;
-            if (column < columns)
-                value = job->transposed ? source_at(job, d, column) : source_at(job, column, d);
-            put(job->out, job->stored, (panel * depth + d) * LB_PANEL + lane, value);
+    for (size_t col = 0; col < w->k; col++) {
+        size_t at = (panel * w->k + col) * LB_PANEL;
+        for (size_t lane = 0; lane < LB_PANEL; lane++)
+            put(w->forward, w->stored, at + lane, lane < count ? rows[lane * w->k + col] : 0.0f);
+    }
+}
+
+/* The same rows as depth of the panels over k: element (row, col) at (col / P * n + row) * P. */
+static void put_backward(const lb_weight *w, size_t first, size_t count, const float *rows)
+{
+    size_t panels = (w->k + LB_PANEL - 1) / LB_PANEL;
+    for (size_t panel = 0; panel < panels; panel++) {
+        for (size_t r = 0; r < count; r++) {
+            size_t at = (panel * w->n + first + r) * LB_PANEL;
+            for (size_t lane = 0; lane < LB_PANEL; lane++) {
+                size_t col = panel * LB_PANEL + lane;
+                put(w->backward, w->stored, at + lane, col < w->k ? rows[r * w->k + col] : 0.0f);
+            }
         }
     }
 }
 
-static void pack_row(void *arg, size_t row, size_t thread)
+static void pack_rows(void *arg, size_t index, size_t thread)
 {
     const pack_job *job = arg;
-    (void)thread;
-    for (size_t col = 0; col < job->k; col++)
-        put(job->out, job->stored, row * job->k + col, source_at(job, row, col));
+    const lb_weight *w = job->w;
+    float *rows = job->rows[thread];
+    size_t first = index * LB_PANEL;
+    size_t count = w->n - first < LB_PANEL ? w->n - first : LB_PANEL;
+    job->source->read(job->source->arg, first, count, rows);
+    if (w->forward)
+        put_forward(w, index, count, rows);
+    if (w->backward)
+        put_backward(w, first, count, rows);
+    for (size_t i = 0; w->rows && i < count * w->k; i++)
+        put(w->rows, w->stored, first * w->k + i, rows[i]);
 }
 
-/* Allocates *out for `elements` and runs task for each index of the job. */
-static lb_status pack(lb_cpu *cpu, pack_job *job, size_t elements, size_t tasks,
-                      void (*task)(void *, size_t, size_t), void **out, size_t *bytes)
+static lb_status allocate(lb_weight *w, unsigned flag, size_t elements, void **out)
 {
-    size_t size = elements * lb_dtype_size(job->stored);
-    lb_status status = lb_cpu_alloc(cpu, size, out);
-    if (status != LB_OK)
-        return status;
-    job->out = *out;
-    lb_pool_run(cpu->pool, tasks, task, job);
-    *bytes += size;
-    return LB_OK;
+    if (!(w->flags & flag))
+        return LB_OK;
+    size_t size = elements * lb_dtype_size(w->stored);
+    *out = lb_cpu_room(size);   /* every element is written */
+    w->bytes += size;
+    return *out ? LB_OK : LB_ENOMEM;
 }
 
-lb_status lb_cpu_weight_pack(void *self, lb_weight *w, const void *source, lb_dtype source_dtype)
+lb_status lb_cpu_weight_pack(void *self, lb_weight *w, const lb_row_source *source)
 {
     lb_cpu *cpu = self;
-    size_t panels_n = (w->n + LB_PANEL - 1) / LB_PANEL, panels_k = (w->k + LB_PANEL - 1) / LB_PANEL;
-    pack_job job = {.source = source, .source_dtype = source_dtype, .stored = w->stored,
-                    .n = w->n, .k = w->k};
-    lb_status status = LB_OK;
-    if (w->flags & LB_WEIGHT_FORWARD)
-        status = pack(cpu, &job, panels_n * LB_PANEL * w->k, panels_n, pack_panel, &w->forward,
-                      &w->bytes);
-    job.transposed = true;
-    if (status == LB_OK && w->flags & LB_WEIGHT_BACKWARD)
-        status = pack(cpu, &job, panels_k * LB_PANEL * w->n, panels_k, pack_panel, &w->backward,
-                      &w->bytes);
-    if (status == LB_OK && w->flags & LB_WEIGHT_ROWS)
-        status = pack(cpu, &job, w->n * w->k, w->n, pack_row, &w->rows, &w->bytes);
+    size_t blocks = (w->n + LB_PANEL - 1) / LB_PANEL, panels = (w->k + LB_PANEL - 1) / LB_PANEL;
+    uint32_t threads = lb_pool_threads(cpu->pool);
+    pack_job job = {.w = w, .source = source, .rows = calloc(threads, sizeof *job.rows)};
+    lb_status status = job.rows ? LB_OK : LB_ENOMEM;
+    for (uint32_t i = 0; status == LB_OK && i < threads; i++) {
+        job.rows[i] = lb_cpu_room(LB_PANEL * w->k * sizeof **job.rows);
+        status = job.rows[i] ? LB_OK : LB_ENOMEM;
+    }
+    if (status == LB_OK)
+        status = allocate(w, LB_WEIGHT_FORWARD, blocks * LB_PANEL * w->k, &w->forward);
+    if (status == LB_OK)
+        status = allocate(w, LB_WEIGHT_BACKWARD, panels * LB_PANEL * w->n, &w->backward);
+    if (status == LB_OK)
+        status = allocate(w, LB_WEIGHT_ROWS, w->n * w->k, &w->rows);
+    if (status == LB_OK)
+        lb_pool_run(cpu->pool, blocks, pack_rows, &job);
+    for (uint32_t i = 0; job.rows && i < threads; i++)
+        free(job.rows[i]);
+    free(job.rows);
     return status;
 }
 
