@@ -8,11 +8,6 @@
 #include <string.h>
 
 #define CONFIG_BYTES_MAX (4u << 20)
-#define HEAD_DIM_MAX 512u
-#define RMS_EPS_MIN 1e-12
-#define RMS_EPS_MAX 0.1
-#define ROPE_THETA_MAX 1e12
-#define POSITIONS_MAX (1u << 27)
 #define ROPE_FACTOR_MAX 1e6
 
 typedef struct family_row {
@@ -56,7 +51,7 @@ static lb_status parse_sizes(const lb_json *root, lb_model_config *c, lb_err *er
         {"num_hidden_layers", LB_CONFIG_LAYERS_MAX, &c->layers},
         {"num_attention_heads", LB_CONFIG_HEADS_MAX, &c->heads},
         {"intermediate_size", LB_CONFIG_HIDDEN_MAX * 8, &c->mlp},
-        {"max_position_embeddings", POSITIONS_MAX, &c->max_positions},
+        {"max_position_embeddings", LB_CONFIG_POSITIONS_MAX, &c->max_positions},
     };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         lb_status status = lb_json_need_u32(root, "", sizes[i].key, 1, sizes[i].max, sizes[i].out,
@@ -73,13 +68,15 @@ static lb_status parse_sizes(const lb_json *root, lb_model_config *c, lb_err *er
     lb_status status = lb_json_opt_u32(root, "", "num_key_value_heads", 1, LB_CONFIG_HEADS_MAX,
                                        &c->kv_heads, err);
     if (status == LB_OK)
-        status = lb_json_opt_u32(root, "", "head_dim", 2, HEAD_DIM_MAX, &c->head_dim, err);
+        status = lb_json_opt_u32(root, "", "head_dim", 2, LB_CONFIG_HEAD_DIM_MAX, &c->head_dim,
+                                 err);
     if (status == LB_OK && c->heads % c->kv_heads != 0)
         status = lb_fail(err, LB_EDATA, "num_key_value_heads", "%u does not divide %u heads",
                          c->kv_heads, c->heads);
-    if (status == LB_OK && (c->head_dim < 2 || c->head_dim % 2 != 0 || c->head_dim > HEAD_DIM_MAX))
+    if (status == LB_OK &&
+        (c->head_dim < 2 || c->head_dim % 2 != 0 || c->head_dim > LB_CONFIG_HEAD_DIM_MAX))
         status = lb_fail(err, LB_EDATA, "head_dim", "%u is not an even size of at most %u",
-                         c->head_dim, HEAD_DIM_MAX);
+                         c->head_dim, LB_CONFIG_HEAD_DIM_MAX);
     return status;
 }
 
@@ -155,7 +152,7 @@ static lb_status parse_llama3(const lb_json *rope, const char *where, lb_rope_co
                          out->high_freq_factor);
     if (status == LB_OK)
         status = lb_json_need_u32(rope, where, "original_max_position_embeddings", 1,
-                                  POSITIONS_MAX, &out->original_max_positions, err);
+                                  LB_CONFIG_POSITIONS_MAX, &out->original_max_positions, err);
     return status;
 }
 
@@ -202,9 +199,10 @@ static lb_status parse_rope(const lb_json *root, lb_rope_config *out, lb_err *er
     out->theta = 10000.0;   /* what Transformers takes when the key is absent */
     lb_status status = lb_json_opt_object(root, "", "rope_parameters", &parameters, err);
     if (status == LB_OK)
-        status = lb_json_opt_f64(root, "", "rope_theta", 1, ROPE_THETA_MAX, &out->theta, err);
+        status = lb_json_opt_f64(root, "", "rope_theta", 1, LB_CONFIG_ROPE_THETA_MAX,
+                                 &out->theta, err);
     if (status == LB_OK && parameters)
-        status = lb_json_opt_f64(parameters, where, "rope_theta", 1, ROPE_THETA_MAX,
+        status = lb_json_opt_f64(parameters, where, "rope_theta", 1, LB_CONFIG_ROPE_THETA_MAX,
                                  &out->theta, err);
     if (status == LB_OK)
         status = lb_json_opt_object(root, "", "rope_scaling", &scaling, err);
@@ -270,8 +268,8 @@ lb_status lb_config_parse(const char *text, size_t length, const char *generatio
     if (status == LB_OK)
         status = parse_rope(root, &c.rope, err);
     if (status == LB_OK)
-        status = lb_json_opt_f64(root, "", "rms_norm_eps", RMS_EPS_MIN, RMS_EPS_MAX, &c.rms_eps,
-                                 err);
+        status = lb_json_opt_f64(root, "", "rms_norm_eps", LB_CONFIG_RMS_EPS_MIN,
+                                 LB_CONFIG_RMS_EPS_MAX, &c.rms_eps, err);
     if (status == LB_OK)
         status = lb_json_opt_bool(root, "", "tie_word_embeddings", &c.tied, err);
     if (status == LB_OK)
@@ -290,7 +288,7 @@ lb_status lb_config_parse(const char *text, size_t length, const char *generatio
     return status;
 }
 
-lb_status lb_config_load(const char *dir, lb_model_config *out, lb_err *err)
+static lb_status load_folder(const char *dir, lb_model_config *out, lb_err *err)
 {
     char path[LB_PATH_MAX];
     lb_buf config = {0}, generation = {0};
@@ -307,6 +305,25 @@ lb_status lb_config_load(const char *dir, lb_model_config *out, lb_err *err)
     lb_buf_free(&config);
     lb_buf_free(&generation);
     return status;
+}
+
+static lb_status load_gguf(const char *path, lb_model_config *out, lb_err *err)
+{
+    lb_mapping mapping = {0};
+    lb_gguf *file = NULL;
+    lb_status status = lb_file_map(path, &mapping, err);
+    if (status == LB_OK)
+        status = lb_gguf_open(mapping.data, mapping.length, &file, err);
+    if (status == LB_OK)
+        status = lb_config_from_gguf(file, out, err);
+    lb_gguf_close(file);
+    lb_file_unmap(&mapping);
+    return status;
+}
+
+lb_status lb_config_load(const char *path, lb_model_config *out, lb_err *err)
+{
+    return lb_path_is_gguf(path) ? load_gguf(path, out, err) : load_folder(path, out, err);
 }
 
 bool lb_config_is_eos(const lb_model_config *config, uint32_t token)

@@ -11,6 +11,7 @@
 #define LB_COMMON_IO_CONFIG_H
 
 #include "common/base/status.h"
+#include "common/io/gguf.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,6 +22,11 @@
 #define LB_CONFIG_LAYERS_MAX 512u
 #define LB_CONFIG_HEADS_MAX 512u
 #define LB_CONFIG_EOS_MAX 16u
+#define LB_CONFIG_HEAD_DIM_MAX 512u
+#define LB_CONFIG_POSITIONS_MAX (1u << 27)
+#define LB_CONFIG_RMS_EPS_MIN 1e-12
+#define LB_CONFIG_RMS_EPS_MAX 0.1
+#define LB_CONFIG_ROPE_THETA_MAX 1e12
 
 typedef enum lb_family { LB_FAMILY_LLAMA, LB_FAMILY_QWEN2, LB_FAMILY_QWEN3 } lb_family;
 
@@ -54,8 +60,11 @@ typedef struct lb_model_config {
 LB_NODISCARD lb_status lb_config_parse(const char *text, size_t length, const char *generation,
                                        size_t generation_length, lb_model_config *out,
                                        lb_err *err);
-/* Reads DIR/config.json and, if there, DIR/generation_config.json. */
-LB_NODISCARD lb_status lb_config_load(const char *dir, lb_model_config *out, lb_err *err);
+/* The same from a GGUF file's metadata. llama3's rope scaling stands there as a tensor of factors
+ * (rope_freqs.weight), which the weights' loader reads: rope.llama3 stays false. */
+LB_NODISCARD lb_status lb_config_from_gguf(const lb_gguf *file, lb_model_config *out, lb_err *err);
+/* Reads a model: a .gguf file, or a folder's config.json and, if there, generation_config.json. */
+LB_NODISCARD lb_status lb_config_load(const char *path, lb_model_config *out, lb_err *err);
 bool lb_config_is_eos(const lb_model_config *config, uint32_t token);
 
 #endif

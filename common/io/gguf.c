@@ -346,6 +346,13 @@ void lb_gguf_close(lb_gguf *file)
     free(file);
 }
 
+bool lb_path_is_gguf(const char *path)
+{
+    static const char end[] = ".gguf";
+    size_t length = strlen(path);
+    return length >= sizeof end && strcmp(path + length - (sizeof end - 1), end) == 0;
+}
+
 size_t lb_gguf_count(const lb_gguf *file)
 {
     return file->tensor_count;

@@ -46,6 +46,9 @@ typedef struct lb_gguf_tensor {
     size_t bytes;
 } lb_gguf_tensor;
 
+/* Whether a model's path names a GGUF file: it ends in ".gguf". */
+bool lb_path_is_gguf(const char *path);
+
 typedef struct lb_gguf lb_gguf;
 
 LB_NODISCARD lb_status lb_gguf_open(const uint8_t *data, size_t length, lb_gguf **out,

@@ -10,7 +10,7 @@
 
 /* Angular frequencies of the head's pairs, in f32 as Transformers computes them, so that positions
  * far out turn by the same rounded angle. llama3 scaling: see docs/NUMERICS.md. */
-static void rope_frequencies(const lb_model_config *c, float *out)
+static void rope_frequencies(const lb_model_config *c, const float *factors, float *out)
 {
     const lb_rope_config *r = &c->rope;
     for (uint32_t i = 0; i < c->head_dim / 2; i++) {
@@ -26,7 +26,7 @@ static void rope_frequencies(const lb_model_config *c, float *out)
             else if (wavelength >= high)
                 f = (1.0 - smooth) * f / r->factor + smooth * f;
         }
-        out[i] = (float)f;
+        out[i] = factors ? (float)f / factors[i] : (float)f;
     }
 }
 
@@ -41,7 +41,7 @@ static lb_status make_rope(lb_model *model, lb_err *err)
         status = lb_fail(err, LB_ENOMEM, NULL, "no memory for the rotary table");
         goto done;
     }
-    rope_frequencies(c, frequency);
+    rope_frequencies(c, model->rope_factors, frequency);
     for (size_t p = 0; p < positions; p++) {
         for (size_t i = 0; i < half; i++) {
             float angle = (float)p * frequency[i];
@@ -122,6 +122,7 @@ void lb_model_free(lb_model *model)
     lb_device_free(model->backend, &model->final_norm);
     lb_device_free(model->backend, &model->rope);
     lb_ops_free(model->ops);
+    free(model->rope_factors);
     free(model);
 }
 

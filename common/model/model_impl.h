@@ -28,6 +28,7 @@ struct lb_model {
     lb_weight *unembedding;    /* the head: NULL when it is the embedding */
     lb_tensor final_norm;      /* [1, D] */
     lb_tensor rope;            /* [positions, head_dim]: cos, then sin */
+    float *rope_factors;       /* [head_dim / 2] divisors of the frequencies; NULL: none */
     lb_layer *layers;          /* [L] */
     size_t weight_bytes;
     char digest[LB_SHA256_HEX];
@@ -41,8 +42,8 @@ struct lb_adapter {
     float scale;               /* alpha / r */
 };
 
-/* weights.c: fills every weight of the model from DIR. */
-LB_NODISCARD lb_status lb_model_load_weights(lb_model *model, const char *dir, lb_err *err);
+/* weights.c: fills every weight of the model from a folder or a .gguf file. */
+LB_NODISCARD lb_status lb_model_load_weights(lb_model *model, const char *path, lb_err *err);
 
 /* The weight whose rows are the vocabulary's output vectors. */
 static inline const lb_weight *lb_model_head(const lb_model *model)

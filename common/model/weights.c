@@ -1,175 +1,71 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Loads a Hugging Face folder's safetensors into a model: one table of rows says which tensor goes
- * where and which shape it must have.
+ * Loads a model's tensors: one table of rows says which tensor goes where and which shape it must
+ * have.
  */
-#include "common/io/file.h"
-#include "common/io/safetensors.h"
 #include "common/model/model_impl.h"
+#include "common/model/source.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define SHARDS_MAX 256u
-#define INDEX_MAX (64u << 20)
-#define NAME_BYTES 128
-
-typedef struct shard {
-    char name[NAME_BYTES];
-    lb_mapping mapping;
-    lb_safetensors *file;
-} shard;
+#define ROPE_FACTORS "rope_freqs.weight"
 
 typedef struct loader {
     lb_model *model;
-    const char *dir;
-    shard *shards;             /* [SHARDS_MAX] */
-    size_t shard_count;
+    lb_source *source;
     lb_sha256 *hash;
     lb_err *err;
 } loader;
 
-/* ---- files ---- */
-
-static lb_status open_shard(loader *l, const char *name)
-{
-    char path[LB_PATH_MAX];
-    for (size_t i = 0; i < l->shard_count; i++) {
-        if (strcmp(l->shards[i].name, name) == 0)
-            return LB_OK;
-    }
-    if (!*name || strlen(name) >= NAME_BYTES || strchr(name, '/') || strstr(name, ".."))
-        return lb_fail(l->err, LB_EDATA, "weight_map", "'%.60s' is no name of a shard", name);
-    if (l->shard_count == SHARDS_MAX)
-        return lb_fail(l->err, LB_ETOOBIG, "weight_map", "there are more than %u shards",
-                       SHARDS_MAX);
-    shard *s = &l->shards[l->shard_count++];
-    memcpy(s->name, name, strlen(name) + 1);
-    lb_status status = lb_path_join(path, sizeof path, l->dir, name, l->err);
-    if (status == LB_OK)
-        status = lb_file_map(path, &s->mapping, l->err);
-    if (status == LB_OK) {
-        status = lb_safetensors_open(s->mapping.data, s->mapping.length,
-                                     LB_SAFETENSORS_HEADER_MAX, &s->file, l->err);
-        if (status != LB_OK)
-            lb_err_wrap(l->err, "%.60s", name);
-    }
-    return status;
-}
-
-static lb_status open_mapped_shard(void *arg, const char *key, const lb_json *value)
-{
-    loader *l = arg;
-    const char *name = lb_json_string(value);
-    if (!name)
-        return lb_fail(l->err, LB_EDATA, "weight_map", "the shard of '%.60s' is not a string",
-                       key);
-    lb_status status = open_shard(l, name);
-    for (size_t i = 0; status == LB_OK && i < l->shard_count; i++) {
-        if (strcmp(l->shards[i].name, name) == 0 && !lb_safetensors_find(l->shards[i].file, key))
-            status = lb_fail(l->err, LB_EDATA, key, "the index promises it in %.60s", name);
-    }
-    return status;
-}
-
-static lb_status open_shards(loader *l)
-{
-    char path[LB_PATH_MAX];
-    lb_buf text = {0};
-    lb_json *index = NULL;
-    lb_status status = lb_path_join(path, sizeof path, l->dir, "model.safetensors.index.json",
-                                    l->err);
-    if (status != LB_OK || !lb_path_is_file(path))
-        return status == LB_OK ? open_shard(l, "model.safetensors") : status;
-    status = lb_file_read(path, INDEX_MAX, &text, l->err);
-    if (status == LB_OK)
-        status = lb_json_parse((const char *)text.data, text.length, &index, l->err);
-    if (status == LB_OK && !lb_json_is_object(lb_json_get(index, "weight_map")))
-        status = lb_fail(l->err, LB_EDATA, "weight_map", "the index has no weight_map");
-    if (status == LB_OK)
-        status = lb_json_each(lb_json_get(index, "weight_map"), open_mapped_shard, l);
-    lb_json_free(index);
-    lb_buf_free(&text);
-    return status;
-}
-
-/* ---- tensors ---- */
-
 /* Finds a tensor of the given shape (cols 0: a vector) and adds it to the digest. */
 static lb_status find(loader *l, const char *name, size_t rows, size_t cols,
-                      const lb_st_tensor **out)
+                      lb_source_tensor *out)
 {
-    const lb_st_tensor *t = NULL;
-    for (size_t i = 0; !t && i < l->shard_count; i++)
-        t = lb_safetensors_find(l->shards[i].file, name);
-    if (!t)
-        return lb_fail(l->err, LB_EDATA, name, "the model lacks this tensor");
-    bool fits = cols ? t->rank == 2 && t->shape[0] == rows && t->shape[1] == cols
-                     : t->rank == 1 && t->shape[0] == rows;
-    if (!fits)
-        return cols ? lb_fail(l->err, LB_EDATA, name, "its shape is not [%zu, %zu]", rows, cols)
-                    : lb_fail(l->err, LB_EDATA, name, "its shape is not [%zu]", rows);
-    if (t->dtype != LB_ST_F32 && t->dtype != LB_ST_BF16 && t->dtype != LB_ST_F16)
-        return lb_fail(l->err, LB_EUNSUPPORTED, name, "dtype %s is none of F32, BF16 and F16",
-                       lb_st_dtype_name(t->dtype));
+    lb_status status = lb_source_find(l->source, name, rows, cols, out, l->err);
+    if (status != LB_OK)
+        return status;
     lb_sha256_update(l->hash, name, strlen(name) + 1);
-    lb_sha256_update(l->hash, lb_st_dtype_name(t->dtype), strlen(lb_st_dtype_name(t->dtype)));
-    lb_sha256_update(l->hash, t->data, t->bytes);
-    *out = t;
-    return LB_OK;
-}
-
-/* The tensor's values as f32; owned by the caller (free). */
-static lb_status expand(const lb_st_tensor *t, size_t elements, float **out, lb_err *err)
-{
-    float *values = malloc(elements * sizeof *values);
-    if (!values)
-        return lb_fail(err, LB_ENOMEM, t->name, "no memory for %zu elements", elements);
-    for (size_t i = 0; i < elements; i++) {
-        uint16_t half = 0;
-        if (t->dtype == LB_ST_F32) {
-            memcpy(&values[i], t->data + 4 * i, sizeof *values);
-            continue;
-        }
-        memcpy(&half, t->data + 2 * i, sizeof half);
-        values[i] = t->dtype == LB_ST_BF16 ? lb_bf16_to_f32(half) : lb_f16_to_f32(half);
-    }
-    *out = values;
+    lb_sha256_update(l->hash, out->dtype, strlen(out->dtype));
+    lb_sha256_update(l->hash, out->data, out->bytes);
     return LB_OK;
 }
 
 static lb_status load_matrix(loader *l, const char *name, size_t rows, size_t cols,
                              unsigned flags, lb_weight **out)
 {
-    const lb_st_tensor *t = NULL;
-    float *values = NULL;
+    lb_source_tensor t;
+    lb_row_source source = {.read = lb_source_read, .arg = &t};
     lb_status status = find(l, name, rows, cols, &t);
-    if (status != LB_OK)
-        return status;
-    const void *source = t->data;
-    if (t->dtype == LB_ST_F16) {
-        status = expand(t, rows * cols, &values, l->err);
-        source = values;
-    }
     if (status == LB_OK)
-        status = lb_weight_create(l->model->backend, rows, cols, source,
-                                  t->dtype == LB_ST_BF16 ? LB_BF16 : LB_F32,
-                                  l->model->options.dtype, flags, out, l->err);
-    free(values);
+        status = lb_weight_pack(l->model->backend, rows, cols, &source, l->model->options.dtype,
+                                flags, out, l->err);
     if (status == LB_OK)
         l->model->weight_bytes += lb_weight_bytes(*out);
     return status;
 }
 
+/* A vector in f32; owned by the caller (free). */
+static lb_status read_vector(loader *l, const char *name, size_t size, float **out)
+{
+    lb_source_tensor t;
+    lb_status status = find(l, name, size, 0, &t);
+    if (status != LB_OK)
+        return status;
+    *out = malloc(size * sizeof **out);
+    if (!*out)
+        return lb_fail(l->err, LB_ENOMEM, name, "no memory for %zu elements", size);
+    lb_source_read(&t, 0, 1, *out);
+    return LB_OK;
+}
+
 static lb_status load_vector(loader *l, const char *name, size_t size, lb_tensor *out)
 {
-    const lb_st_tensor *t = NULL;
     float *values = NULL;
-    lb_status status = find(l, name, size, 0, &t);
-    if (status == LB_OK)
-        status = expand(t, size, &values, l->err);
+    lb_status status = read_vector(l, name, size, &values);
     if (status == LB_OK)
         status = lb_device_alloc(l->model->backend, LB_F32, 1, size, out, l->err);
     if (status == LB_OK) {
@@ -219,7 +115,7 @@ static lb_status load_layer_row(loader *l, uint32_t index, const layer_row *row)
     const lb_model_config *c = &l->model->config;
     lb_layer *layer = &l->model->layers[index];
     uint32_t out = 0, in = 0;
-    char name[NAME_BYTES];
+    char name[LB_SOURCE_NAME_MAX];
     snprintf(name, sizeof name, "model.layers.%u.%s", index, row->suffix);
     lb_projection_shape(c, row->projection, &out, &in);
     switch (row->kind) {
@@ -269,22 +165,31 @@ static bool is_known(const lb_model_config *c, const char *name)
     return false;
 }
 
-/* Tensors that no row asked for, or that stand in two shards, are refused by name. */
-static lb_status refuse_strangers(loader *l)
+/* A tensor that no row asked for is refused by name. */
+static lb_status refuse_stranger(void *arg, const char *name)
 {
-    for (size_t i = 0; i < l->shard_count; i++) {
-        for (size_t j = 0; j < lb_safetensors_count(l->shards[i].file); j++) {
-            const char *name = lb_safetensors_at(l->shards[i].file, j)->name;
-            if (!is_known(&l->model->config, name))
-                return lb_fail(l->err, LB_EUNSUPPORTED, name,
-                               "the model has a tensor that its architecture does not know");
-            for (size_t k = i + 1; k < l->shard_count; k++) {
-                if (lb_safetensors_find(l->shards[k].file, name))
-                    return lb_fail(l->err, LB_EDATA, name, "it stands in two shards");
-            }
-        }
+    const loader *l = arg;
+    if (is_known(&l->model->config, name) ||
+        (l->model->rope_factors && strcmp(name, ROPE_FACTORS) == 0))
+        return LB_OK;
+    return lb_fail(l->err, LB_EUNSUPPORTED, name,
+                   "the model has a tensor that its architecture does not know");
+}
+
+/* GGUF keeps llama3's rope scaling as one divisor for each frequency. */
+static lb_status load_rope_factors(loader *l)
+{
+    size_t half = l->model->config.head_dim / 2;
+    if (l->model->config.rope.llama3 || !lb_source_has(l->source, ROPE_FACTORS))
+        return LB_OK;
+    lb_status status = read_vector(l, ROPE_FACTORS, half, &l->model->rope_factors);
+    for (size_t i = 0; status == LB_OK && i < half; i++) {
+        float factor = l->model->rope_factors[i];
+        if (!isfinite(factor) || factor <= 0.0f)
+            status = lb_fail(l->err, LB_EDATA, ROPE_FACTORS, "factor %zu is %g", i,
+                             (double)factor);
     }
-    return LB_OK;
+    return status;
 }
 
 static lb_status load_all(loader *l)
@@ -302,18 +207,18 @@ static lb_status load_all(loader *l)
         for (size_t r = 0; status == LB_OK && r < sizeof layer_rows / sizeof *layer_rows; r++)
             status = load_layer_row(l, i, &layer_rows[r]);
     }
-    return status == LB_OK ? refuse_strangers(l) : status;
+    if (status == LB_OK)
+        status = load_rope_factors(l);
+    return status == LB_OK ? lb_source_each(l->source, refuse_stranger, l, l->err) : status;
 }
 
-lb_status lb_model_load_weights(lb_model *model, const char *dir, lb_err *err)
+lb_status lb_model_load_weights(lb_model *model, const char *path, lb_err *err)
 {
-    loader l = {.model = model, .dir = dir, .err = err};
+    loader l = {.model = model, .err = err};
     uint8_t digest[LB_SHA256_BYTES];
-    l.shards = calloc(SHARDS_MAX, sizeof *l.shards);
-    lb_status status = l.shards ? lb_sha256_new(&l.hash, err)
-                                : lb_fail(err, LB_ENOMEM, NULL, "no memory for the loader");
+    lb_status status = lb_sha256_new(&l.hash, err);
     if (status == LB_OK)
-        status = open_shards(&l);
+        status = lb_source_open(path, &model->config, &l.source, err);
     if (status == LB_OK) {
         /* Sizes and constants of the config that the tensors' shapes do not show. */
         char text[256];
@@ -329,11 +234,7 @@ lb_status lb_model_load_weights(lb_model *model, const char *dir, lb_err *err)
         lb_sha256_final(l.hash, digest);
         lb_sha256_hex(digest, model->digest);
     }
-    for (size_t i = 0; i < l.shard_count; i++) {
-        lb_safetensors_close(l.shards[i].file);
-        lb_file_unmap(&l.shards[i].mapping);
-    }
-    free(l.shards);
+    lb_source_close(l.source);
     lb_sha256_free(l.hash);
     return status;
 }
