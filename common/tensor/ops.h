@@ -74,7 +74,7 @@ typedef struct lb_row_source {
 LB_NODISCARD lb_status lb_weight_pack(lb_backend *backend, size_t n, size_t k,
                                       const lb_row_source *source, lb_dtype stored,
                                       unsigned flags, lb_weight **out, lb_err *err);
-/* The same from host memory [N, K] of source_dtype (LB_F32 or LB_BF16, row-major, any alignment). */
+/* The same from host memory [N, K] of source_dtype (LB_F32 or LB_BF16, any alignment). */
 LB_NODISCARD lb_status lb_weight_create(lb_backend *backend, size_t n, size_t k,
                                         const void *source, lb_dtype source_dtype,
                                         lb_dtype stored, unsigned flags, lb_weight **out,
