@@ -17,6 +17,9 @@
 #define CONNECT_TIMEOUT_MS 5000L
 #define REPLY_MAX_DEFAULT ((size_t)64 << 20)
 #define URL_BYTES 2048
+#define HEADER_BYTES 256
+#define RETRY_AFTER_MAX 3600    /* seconds */
+#define TIMER_SLACK_MS 50
 #define WAIT_SLICE_MS 100
 
 struct lb_client {
@@ -95,28 +98,35 @@ static size_t on_body(char *bytes, size_t size, size_t count, void *arg)
     return a->answer->body.status == LB_OK ? size * count : 0;
 }
 
+/* The value of a header line called name (with its colon), NULL for another header. */
+static const char *header_value(const char *line, const char *name)
+{
+    size_t length = strlen(name);
+    if (strncasecmp(line, name, length) != 0)
+        return NULL;
+    return line + length + strspn(line + length, " \t");
+}
+
 static size_t on_header(char *bytes, size_t size, size_t count, void *arg)
 {
     attempt *a = arg;
-    size_t length = size * count;
-    const char request_id[] = "x-request-id:", retry_after[] = "retry-after:";
-    a->head_ended = length > 0 && (bytes[0] == '\r' || bytes[0] == '\n');
-    if (length > sizeof request_id && strncasecmp(bytes, request_id, sizeof request_id - 1) == 0) {
-        const char *value = bytes + sizeof request_id - 1;
-        while (*value == ' ')
-            value++;
-        size_t n = strcspn(value, "\r\n");
-        n = n < sizeof a->answer->request_id - 1 ? n : sizeof a->answer->request_id - 1;
-        memcpy(a->answer->request_id, value, n);
-        a->answer->request_id[n] = '\0';
+    char line[HEADER_BYTES];
+    /* curl's bytes end with no NUL; what of a line does not fit is of no interest. */
+    snprintf(line, sizeof line, "%.*s",
+             (int)(size * count < sizeof line ? size * count : sizeof line - 1), bytes);
+    line[strcspn(line, "\r\n")] = '\0';
+    a->head_ended = line[0] == '\0';
+    const char *id = header_value(line, "x-request-id:");
+    const char *seconds = header_value(line, "retry-after:");
+    if (id)
+        snprintf(a->answer->request_id, sizeof a->answer->request_id, "%.*s",
+                 (int)sizeof a->answer->request_id - 1, id);
+    /* The other form of the header, a date, is not read. */
+    if (seconds && *seconds >= '0' && *seconds <= '9') {
+        long value = strtol(seconds, NULL, 10);
+        a->retry_after_ms = 1000 * (int64_t)(value < RETRY_AFTER_MAX ? value : RETRY_AFTER_MAX);
     }
-    if (length > sizeof retry_after &&
-        strncasecmp(bytes, retry_after, sizeof retry_after - 1) == 0) {
-        long seconds = strtol(bytes + sizeof retry_after - 1, NULL, 10);
-        if (seconds >= 0 && seconds <= 3600)
-            a->retry_after_ms = 1000 * (int64_t)seconds;
-    }
-    return length;
+    return size * count;
 }
 
 static size_t on_send(char *bytes, size_t size, size_t count, void *arg)
@@ -217,9 +227,9 @@ static void set_options(lb_client *client, const lb_call *call, attempt *a, cons
         curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, call->method);
 }
 
-/* The status of a try that had no complete reply. */
+/* The status of a try that had no complete reply. until_ms: when the whole call ends. */
 static lb_status curl_failure(const lb_client *client, CURLcode code, const lb_answer *answer,
-                              lb_err *err)
+                              int64_t until_ms, lb_err *err)
 {
     if (code == CURLE_ABORTED_BY_CALLBACK)
         return lb_fail(err, LB_ECANCELLED, NULL, "the call was cancelled");
@@ -228,8 +238,10 @@ static lb_status curl_failure(const lb_client *client, CURLcode code, const lb_a
                        answer->body.limit);
     if (code == CURLE_WRITE_ERROR || code == CURLE_OUT_OF_MEMORY)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for the reply");
-    return lb_fail(err, code == CURLE_OPERATION_TIMEDOUT ? LB_ETIMEOUT : LB_ENET, NULL, "%s: %s",
-                   client->url, curl_easy_strerror(code));
+    /* Before the call's end it was the connection that timed out, which may be tried again. */
+    bool late = code == CURLE_OPERATION_TIMEDOUT && lb_clock_ms() + TIMER_SLACK_MS >= until_ms;
+    return lb_fail(err, late ? LB_ETIMEOUT : LB_ENET, NULL, "%s: %s", client->url,
+                   curl_easy_strerror(code));
 }
 
 static lb_status try_once(lb_client *client, const lb_call *call, int64_t left_ms,
@@ -237,6 +249,7 @@ static lb_status try_once(lb_client *client, const lb_call *call, int64_t left_m
 {
     char url[URL_BYTES];
     long code = 0;
+    int64_t until = lb_clock_ms() + left_ms;
     struct curl_slist *headers = NULL;
     attempt a = {.client = client, .answer = answer, .body = call->body, .length = call->length,
                  .retry_after_ms = -1};
@@ -254,7 +267,7 @@ static lb_status try_once(lb_client *client, const lb_call *call, int64_t left_m
         if (result == CURLE_OK)
             curl_easy_getinfo(client->easy, CURLINFO_RESPONSE_CODE, &code);
         else
-            status = curl_failure(client, result, answer, err);
+            status = curl_failure(client, result, answer, until, err);
     } else {
         status = lb_fail(err, LB_ENOMEM, NULL, "no memory for headers");
     }

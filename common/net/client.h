@@ -61,7 +61,8 @@ void lb_answer_free(lb_answer *answer);
 /* LB_OK for 2xx; otherwise the status of the code, with message and field taken from an OpenAI
  * error body. */
 LB_NODISCARD lb_status lb_answer_check(const lb_answer *answer, lb_err *err);
-/* Reads the first non-empty line of a key file (LB_EAUTH if readable by others). out[size]. */
+/* Reads the first key of a key file, whose lines with '#' are comments (LB_EAUTH if it is readable
+ * by others). out[size]. */
 LB_NODISCARD lb_status lb_key_load(const char *path, char *out, size_t size, lb_err *err);
 
 #endif

@@ -6,7 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define KEY_FILE_MAX 4096u
+#define KEY_FILE_MAX (1u << 20)    /* a server's own file may hold many */
+#define BLANKS "\r\n \t"
 
 lb_status lb_key_load(const char *path, char *out, size_t size, lb_err *err)
 {
@@ -21,8 +22,12 @@ lb_status lb_key_load(const char *path, char *out, size_t size, lb_err *err)
     if (status != LB_OK)
         return status;
     const char *line = (const char *)text.data;
-    line += strspn(line, "\r\n \t");
-    size_t length = strcspn(line, "\r\n \t");
+    line += strspn(line, BLANKS);
+    while (*line == '#') {
+        line += strcspn(line, "\r\n");
+        line += strspn(line, BLANKS);
+    }
+    size_t length = strcspn(line, BLANKS);
     if (length == 0 || length >= size)
         status = lb_fail(err, LB_EINVAL, "key-file", "%.200s holds no key of 1 .. %zu characters",
                          path, size - 1);
