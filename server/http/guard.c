@@ -26,6 +26,13 @@ bool lb_guard_uri(const char *raw)
     return true;
 }
 
+/* libmicrohttpd before 1.0 ends the path at a NUL byte and looks for the version behind the last
+ * space of the line, so that the two are then further apart than the one space between them. */
+bool lb_guard_version(const lb_request *request, const char *version)
+{
+    return MHD_get_version()[0] != '0' || version == request->raw_path_end + 1;
+}
+
 typedef struct header_scan {
     unsigned lengths, encodings;
     bool control, bad_name;
@@ -89,6 +96,23 @@ lb_status lb_guard_headers(struct MHD_Connection *connection, uint64_t *body_len
 
 /* ---- keys ---- */
 
+/* A line without the blanks around it, which no editor shows, is a key. */
+static lb_status add_key(lb_http *http, const char *line, size_t length, lb_err *err)
+{
+    while (length > 0 && (line[0] == ' ' || line[0] == '\t')) {
+        line++;
+        length--;
+    }
+    while (length > 0 && (line[length - 1] == ' ' || line[length - 1] == '\t'))
+        length--;
+    if (length == 0 || *line == '#')
+        return LB_OK;
+    if (http->key_count == LB_HTTP_KEYS_MAX)
+        return lb_fail(err, LB_ETOOBIG, "key-file", "it has more than %u keys", LB_HTTP_KEYS_MAX);
+    lb_sha256_of(line, length, http->keys[http->key_count++]);
+    return LB_OK;
+}
+
 lb_status lb_keys_load(lb_http *http, const char *path, lb_err *err)
 {
     struct stat st;
@@ -107,13 +131,7 @@ lb_status lb_keys_load(lb_http *http, const char *path, lb_err *err)
     const char *line = (const char *)text.data;
     while (status == LB_OK && *line) {
         size_t length = strcspn(line, "\r\n");
-        if (length > 0 && *line != '#') {
-            if (http->key_count == LB_HTTP_KEYS_MAX)
-                status = lb_fail(err, LB_ETOOBIG, "key-file", "it has more than %u keys",
-                                 LB_HTTP_KEYS_MAX);
-            else
-                lb_sha256_of(line, length, http->keys[http->key_count++]);
-        }
+        status = add_key(http, line, length, err);
         line += length;
         line += strspn(line, "\r\n");
     }

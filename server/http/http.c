@@ -15,21 +15,36 @@
 #define STACK_BYTES ((size_t)1 << 20)
 #define CONNECTIONS_MAX 4096u
 #define IDLE_SECONDS 60u
+#define TRANSFER_DEFAULT_MS 10000u
+#define RATE_BYTES_PER_MS 64u     /* the slowest peer that is put up with */
 #define STOP_TICK_MS 5
 #define FORCED_MS 2000
 
-/* *con_cls before the first call of the access handler: a URI that must be refused. */
-static char bad_uri;
-
+/* Called at the request line, before anything else is known. */
 static void *on_uri(void *arg, const char *uri, struct MHD_Connection *connection)
 {
-    (void)arg;
-    (void)connection;
-    return lb_guard_uri(uri) ? NULL : &bad_uri;
+    const union MHD_ConnectionInfo *info;
+    lb_request *request = lb_request_create(arg, connection);
+    if (!request)
+        return NULL;
+    info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    request->link = info ? info->socket_context : NULL;
+    request->raw_path_good = lb_guard_uri(uri);
+    request->raw_path_end = uri + strlen(uri);
+    return request;
+}
+
+/* The connection's peer has this long from now on to send, or to take, so many bytes. */
+static void allow_transfer(lb_request *request, uint64_t bytes)
+{
+    const lb_http *http = request->http;
+    int64_t ms = http->config.transfer_ms + (int64_t)(bytes / RATE_BYTES_PER_MS);
+    lb_link_until(lb_watcher_links(http->watcher), request->link, lb_clock_ms() + ms);
 }
 
 static enum MHD_Result send_answer(lb_request *request)
 {
+    allow_transfer(request, request->response_length);
     pthread_mutex_lock(&request->lock);
     enum MHD_Result result = MHD_NO;    /* no memory for a response: the connection closes */
     if (request->response)
@@ -41,15 +56,17 @@ static enum MHD_Result send_answer(lb_request *request)
 
 /* Everything that is decided by the request's head alone. LB_OK: the body may come. */
 static lb_status admit(lb_http *http, lb_request *request, const char *method, const char *path,
-                       bool uri_is_bad, lb_err *err)
+                       lb_err *err)
 {
     uint64_t body = 0;
     char allow[64];
-    if (uri_is_bad)
+    request->close = true;     /* where the next request begins is not known */
+    if (!request->raw_path_good)
         return lb_fail(err, LB_EINVAL, "path", "the path holds a character that it must not");
     lb_status status = lb_guard_headers(request->connection, &body, err);
     if (status != LB_OK)
         return status;
+    request->close = body > 0;     /* refused from here on, its body is not read */
     status = lb_route_find(http, method, path, request, allow);
     if (status == LB_EMETHOD) {
         lb_reply_header(request, "Allow", allow);
@@ -69,28 +86,30 @@ static lb_status admit(lb_http *http, lb_request *request, const char *method, c
     if (body > request->route->body_limit)
         return lb_fail(err, LB_ETOOBIG, "body", "the body has %llu bytes, the limit is %zu",
                        (unsigned long long)body, request->route->body_limit);
+    request->close = false;
     request->body.limit = request->route->body_limit;
+    allow_transfer(request, body);
     return LB_OK;
 }
 
-static enum MHD_Result begin(lb_http *http, struct MHD_Connection *connection, const char *method,
-                             const char *path, void **con_cls)
+static enum MHD_Result begin(lb_http *http, lb_request *request, const char *method,
+                             const char *path, const char *version)
 {
-    bool uri_is_bad = *con_cls == &bad_uri;
     lb_err err = {0};
-    *con_cls = NULL;
-    lb_request *request = lb_request_create(http, connection);
-    if (!request)
-        return MHD_NO;
-    *con_cls = request;
+    request->begun = true;
+    request->raw_path_good &= lb_guard_version(request, version);
+    lb_request_choose_id(request);
     atomic_fetch_add(&http->requests, 1);
     atomic_fetch_add(&http->open_requests, 1);
-    if (admit(http, request, method, path, uri_is_bad, &err) == LB_OK)
+    if (admit(http, request, method, path, &err) == LB_OK)
         return MHD_YES;
     request->dispatched = true;
-    request->close = true;     /* the body, if any, is not read */
+    if (request->close)
+        lb_link_refuse(request->link);
     lb_reply_err(request, &err);
-    return send_answer(request);
+    /* An answer before the request's end closes the connection. Without a body it goes out at the
+     * next call, so that whoever polls with a wrong key or path does not connect each time. */
+    return request->close ? send_answer(request) : MHD_YES;
 }
 
 static enum MHD_Result on_access(void *arg, struct MHD_Connection *connection, const char *url,
@@ -98,10 +117,12 @@ static enum MHD_Result on_access(void *arg, struct MHD_Connection *connection, c
                                  size_t *size, void **con_cls)
 {
     lb_http *http = arg;
-    (void)version;
-    if (*con_cls == NULL || *con_cls == &bad_uri)
-        return begin(http, connection, method, url, con_cls);
     lb_request *request = *con_cls;
+    (void)connection;
+    if (!request)
+        return MHD_NO;    /* no memory: the connection closes */
+    if (!request->begun)
+        return begin(http, request, method, url, version);
     if (*size > 0) {
         /* The length was checked; what fails here is memory. */
         lb_buf_append(&request->body, data, *size);
@@ -111,6 +132,7 @@ static enum MHD_Result on_access(void *arg, struct MHD_Connection *connection, c
     bool first = !request->dispatched;
     if (first) {
         request->dispatched = true;
+        lb_link_until(lb_watcher_links(http->watcher), request->link, INT64_MAX);
         request->route->handle(http->config.daemon, request);
     }
     pthread_mutex_lock(&request->lock);
@@ -129,10 +151,13 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **co
     (void)connection;
     (void)why;
     *con_cls = NULL;
-    if (!request || (void *)request == (void *)&bad_uri)
+    if (!request)
         return;
-    atomic_fetch_sub(&http->open_requests, 1);
-    /* A request whose body never ended has no owner to answer it. */
+    if (request->begun)
+        atomic_fetch_sub(&http->open_requests, 1);
+    lb_link_until(lb_watcher_links(http->watcher), request->link,
+                  lb_clock_ms() + 1000 * IDLE_SECONDS + http->config.transfer_ms);
+    /* A request that never came to its end has no owner to answer it. */
     if (!request->dispatched)
         lb_request_drop(request);
     lb_request_drop(request);
@@ -142,12 +167,18 @@ static void on_connection(void *arg, struct MHD_Connection *connection, void **c
                           enum MHD_ConnectionNotificationCode what)
 {
     lb_http *http = arg;
-    (void)connection;
-    (void)context;
-    if (what == MHD_CONNECTION_NOTIFY_STARTED)
+    lb_links *links = lb_watcher_links(http->watcher);
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+            connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        *context = info ? lb_link_open(links, info->connect_fd,
+                                       lb_clock_ms() + http->config.transfer_ms) : NULL;
         atomic_fetch_add(&http->connections, 1);
-    else
+    } else {
+        lb_link_close(links, *context);
+        *context = NULL;
         atomic_fetch_sub(&http->connections, 1);
+    }
 }
 
 /* ---- start and stop ---- */
@@ -245,6 +276,8 @@ lb_status lb_http_start(const lb_http_config *config, lb_http **out, lb_err *err
     if (!http)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for the HTTP server");
     http->config = *config;
+    if (http->config.transfer_ms == 0)
+        http->config.transfer_ms = TRANSFER_DEFAULT_MS;
     if (config->key_file)
         status = lb_keys_load(http, config->key_file, err);
     if (status == LB_OK)
@@ -286,20 +319,27 @@ static void give_up(lb_request *request)
     lb_reply_force(request, LB_EUNAVAILABLE, "the daemon is stopping");
 }
 
+/* libmicrohttpd aborts the process if a connection is suspended when it stops, and closes those
+ * whose replies have not left: so the rest is answered, and given the time to leave. */
+static void stop_daemon(lb_http *http, int64_t timeout_ms)
+{
+    lb_http_drain(http);
+    await_quiet(http, lb_clock_ms() + timeout_ms);
+    lb_watcher_refuse(http->watcher);
+    lb_watcher_each(http->watcher, give_up);
+    /* Owners that answer at this moment are in the middle of resuming. */
+    while (atomic_load(&http->suspended) > 0)
+        lb_sleep_ms(1);
+    await_quiet(http, lb_clock_ms() + FORCED_MS);
+    MHD_stop_daemon(http->daemon);
+}
+
 void lb_http_stop(lb_http *http, int64_t timeout_ms)
 {
     if (!http)
         return;
-    if (http->daemon) {
-        lb_http_drain(http);
-        await_quiet(http, lb_clock_ms() + timeout_ms);
-        /* libmicrohttpd aborts if a connection is suspended when it stops, and resumes them on its
-         * own threads: so the rest is answered, and given the time to leave. */
-        atomic_store(&http->stopping, true);
-        lb_watcher_each(http->watcher, give_up);
-        await_quiet(http, lb_clock_ms() + FORCED_MS);
-        MHD_stop_daemon(http->daemon);
-    }
+    if (http->daemon)
+        stop_daemon(http, timeout_ms);
     lb_watcher_stop(http->watcher);
     free(http->keys);
     free(http);

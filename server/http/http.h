@@ -48,6 +48,8 @@ typedef struct lb_http_config {
     size_t route_count;
     void *daemon;                /* first argument of every handler */
     uint32_t threads;            /* 0: 2 */
+    uint32_t transfer_ms;        /* a request's head, its body and the reply may each take this
+                                    long, body and reply also 1 s more per 64 KiB; 0: 10000 */
     const char *server_name;     /* "limbeck-teacher" */
 } lb_http_config;
 

@@ -57,13 +57,15 @@ static void store_answer(lb_request *request, int code, const char *content_type
         free(data);
     else
         add_headers(request, code, content_type);
+    request->response_length = length;
     request->code = code;
     request->answered = true;
     count_reply(request->http, code);
     if (request->suspended) {
         lb_watcher_remove(request->http->watcher, request);
-        atomic_fetch_sub(&request->http->suspended, 1);
         MHD_resume_connection(request->connection);
+        /* The last touch of the server: lb_http_stop waits for it before it frees anything. */
+        atomic_fetch_sub(&request->http->suspended, 1);
     }
 }
 
@@ -109,9 +111,12 @@ void lb_reply_buf(lb_request *request, int code, const char *content_type, lb_bu
     answer(request, code, content_type, data, length);
 }
 
-static void write_error(lb_buf *out, const lb_err *err)
+/* The body of an error, owned by the caller; NULL without memory, when the status code alone goes
+ * out. */
+static void *make_error(const lb_err *err, size_t *length)
 {
-    lb_jsonw w = {.out = out};
+    lb_buf out = {0};
+    lb_jsonw w = {.out = &out};
     lb_jsonw_object(&w);
     lb_jsonw_key(&w, "error");
     lb_jsonw_object(&w);
@@ -125,17 +130,15 @@ static void write_error(lb_buf *out, const lb_err *err)
     lb_jsonw_i64(&w, lb_status_http(err->status));
     lb_jsonw_object_end(&w);
     lb_jsonw_object_end(&w);
+    if (out.status != LB_OK)
+        lb_buf_free(&out);
+    return lb_buf_take(&out, length);
 }
 
 void lb_reply_err(lb_request *request, const lb_err *err)
 {
-    lb_buf body = {0};
     size_t length = 0;
-    write_error(&body, err);
-    /* Without memory even for this, the status code alone goes out. */
-    if (body.status != LB_OK)
-        lb_buf_free(&body);
-    void *data = lb_buf_take(&body, &length);
+    void *data = make_error(err, &length);
     answer(request, lb_status_http(err->status), "application/json", data, length);
 }
 
@@ -154,11 +157,9 @@ void lb_reply_fail(lb_request *request, lb_status status, const char *field, con
 void lb_reply_force(lb_request *request, lb_status status, const char *message)
 {
     lb_err err = {0};
-    lb_buf body = {0};
     size_t length = 0;
     lb_fail(&err, status, NULL, "%s", message);
-    write_error(&body, &err);
-    void *data = lb_buf_take(&body, &length);
+    void *data = make_error(&err, &length);
     pthread_mutex_lock(&request->lock);
     if (!request->answered)
         store_answer(request, lb_status_http(status), "application/json", data, length);
@@ -190,18 +191,17 @@ void lb_http_suspend(lb_request *request, int64_t deadline_ms,
     if (!request->answered && !request->suspended) {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(
             request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-        request->suspended = true;
         request->deadline_ms = deadline_ms;
         request->cancelled = cancelled;
         request->cancel_arg = arg;
-        atomic_fetch_add(&request->http->suspended, 1);
-        MHD_suspend_connection(request->connection);
-        bool watched = lb_watcher_add(request->http->watcher, request,
-                                      info ? info->connect_fd : -1);
-        /* lb_http_stop sets the flag before it looks at who is watched, so one of the two sees
-         * this request; a connection that stayed suspended would abort the process there. */
-        if (!watched || atomic_load(&request->http->stopping))
+        request->suspended = lb_watcher_add(request->http->watcher, request,
+                                            info ? info->connect_fd : -1);
+        if (request->suspended) {
+            atomic_fetch_add(&request->http->suspended, 1);
+            MHD_suspend_connection(request->connection);
+        } else {
             lb_reply_force(request, LB_EUNAVAILABLE, "the daemon is stopping");
+        }
     }
     pthread_mutex_unlock(&request->lock);
 }

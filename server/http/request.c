@@ -18,7 +18,7 @@ static bool sane_id(const char *id)
     return n > 0 && n < LB_HTTP_REQUEST_ID_BYTES;
 }
 
-static void choose_id(lb_request *request)
+void lb_request_choose_id(lb_request *request)
 {
     const char *given = lb_request_header(request, "x-request-id");
     uint64_t random[2] = {0};
@@ -45,7 +45,6 @@ lb_request *lb_request_create(lb_http *http, struct MHD_Connection *connection)
     pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_RECURSIVE);
     pthread_mutex_init(&request->lock, &attributes);
     pthread_mutexattr_destroy(&attributes);
-    choose_id(request);
     return request;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Watches suspended connections, for which libmicrohttpd sees neither time-outs nor lost peers.
+ * Watches suspended connections, for which libmicrohttpd sees neither time-outs nor lost peers, and
+ * how long every connection takes to send and to receive.
  * Lock order: a request's lock, then the watcher's. So the watcher's own thread picks what is due
  * under its lock, lets it go, and only then takes a request's.
  */
@@ -26,6 +27,8 @@ struct lb_watcher {
     pthread_mutex_t lock;
     pthread_t thread;
     watch *first;
+    lb_links *links;
+    bool refusing;
     uint64_t last_id;
     int epoll;
     atomic_bool stop;
@@ -37,6 +40,11 @@ bool lb_watcher_add(lb_watcher *watcher, lb_request *request, int fd)
     if (!w)
         return false;
     pthread_mutex_lock(&watcher->lock);
+    if (watcher->refusing) {
+        pthread_mutex_unlock(&watcher->lock);
+        free(w);
+        return false;
+    }
     *w = (watch){++watcher->last_id, request, fd, request->deadline_ms, watcher->first};
     watcher->first = w;
     request->watch_id = w->id;
@@ -46,6 +54,13 @@ bool lb_watcher_add(lb_watcher *watcher, lb_request *request, int fd)
         epoll_ctl(watcher->epoll, EPOLL_CTL_ADD, fd, &event);
     pthread_mutex_unlock(&watcher->lock);
     return true;
+}
+
+void lb_watcher_refuse(lb_watcher *watcher)
+{
+    pthread_mutex_lock(&watcher->lock);
+    watcher->refusing = true;
+    pthread_mutex_unlock(&watcher->lock);
 }
 
 void lb_watcher_remove(lb_watcher *watcher, lb_request *request)
@@ -110,6 +125,7 @@ static void *watch_loop(void *arg)
         int64_t now = lb_clock_ms();
         for (lb_request *due = pick(watcher, 0, now); due; due = pick(watcher, 0, now))
             cancel(due, LB_ETIMEOUT);
+        lb_links_tick(watcher->links, now);
     }
     return NULL;
 }
@@ -119,11 +135,14 @@ lb_status lb_watcher_start(lb_watcher **out, lb_err *err)
     lb_watcher *watcher = calloc(1, sizeof *watcher);
     if (!watcher)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for the connection watcher");
+    watcher->links = lb_links_create();
     watcher->epoll = epoll_create1(EPOLL_CLOEXEC);
     pthread_mutex_init(&watcher->lock, NULL);
-    if (watcher->epoll < 0 || pthread_create(&watcher->thread, NULL, watch_loop, watcher) != 0) {
+    if (!watcher->links || watcher->epoll < 0 ||
+        pthread_create(&watcher->thread, NULL, watch_loop, watcher) != 0) {
         if (watcher->epoll >= 0)
             close(watcher->epoll);
+        lb_links_free(watcher->links);
         pthread_mutex_destroy(&watcher->lock);
         free(watcher);
         return lb_fail(err, LB_EIO, NULL, "the connection watcher could not be started");
@@ -144,8 +163,14 @@ void lb_watcher_stop(lb_watcher *watcher)
         free(w);
     }
     close(watcher->epoll);
+    lb_links_free(watcher->links);
     pthread_mutex_destroy(&watcher->lock);
     free(watcher);
+}
+
+lb_links *lb_watcher_links(lb_watcher *watcher)
+{
+    return watcher->links;
 }
 
 void lb_watcher_each(lb_watcher *watcher, void (*visit)(lb_request *request))
