@@ -194,7 +194,8 @@ static lb_status answer_rows(lb_reader *r, const lb_score_answer *a, uint32_t in
     char field[NAME_BYTES];
     out->rows = lb_read_u32(r);
     size_t top = 0;
-    if (!r->failed && lb_size_mul(out->rows, a->k, &top)) {
+    r->failed |= !lb_size_mul(out->rows, a->k, &top);
+    if (!r->failed) {
         out->actual = read_words(r, out->rows, storage);
         if (a->k > 0) {
             out->top_logprob = read_words(r, top, storage);

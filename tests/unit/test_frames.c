@@ -161,6 +161,41 @@ static void test_unit_refuses_what_is_not_finite(void **state)
     }
 }
 
+/* Offsets of the answer's header and first sequence, and of the unit's. */
+static void test_hostile_counts(void **state)
+{
+    (void)state;
+    const uint32_t values[] = {0, 1, 2, LB_LIMIT_TOP_K, LB_LIMIT_SEQUENCES, LB_LIMIT_SEQUENCES + 1,
+                               1u << 30, 1u << 31, UINT32_MAX};
+    const size_t answer_at[] = {8, 12, 64}, unit_at[] = {16, 20, 32};
+    float row[2] = {-1.0f, -2.0f}, gradient[ELEMENTS] = {0};
+    uint32_t ids[2] = {1, 2};
+    lb_score_rows rows = {1, row, row, ids, row, row};
+    lb_score_answer answer = {.sequences = &rows, .count = 1, .k = 2, .has_entropy = true};
+    for (size_t i = 0; i < 3 * sizeof values / sizeof *values; i++) {
+        uint32_t value = values[i / 3], before;
+        lb_score_answer back;
+        lb_unit_result result;
+        lb_buf frame = {0};
+        lb_score_answer_encode(&answer, &frame);
+        memcpy(&before, frame.data + answer_at[i % 3], sizeof before);
+        memcpy(frame.data + answer_at[i % 3], &value, sizeof value);
+        lb_status status = lb_score_answer_decode(frame.data, frame.length, &back, NULL);
+        assert_int_equal(status == LB_OK, value == before);
+        if (status == LB_OK)
+            lb_score_answer_free(&back);
+        lb_buf_free(&frame);
+        frame = unit_frame(gradient);
+        memcpy(&before, frame.data + unit_at[i % 3], sizeof before);
+        memcpy(frame.data + unit_at[i % 3], &value, sizeof value);
+        status = lb_unit_result_decode(frame.data, frame.length, ELEMENTS, &result, NULL);
+        assert_int_equal(status == LB_OK, value == before);
+        if (status == LB_OK)
+            lb_unit_result_free(&result);
+        lb_buf_free(&frame);
+    }
+}
+
 static void test_metrics_fold(void **state)
 {
     (void)state;
@@ -186,6 +221,7 @@ int main(void)
         cmocka_unit_test(test_answer_round_trip),
         cmocka_unit_test(test_unit_round_trip),
         cmocka_unit_test(test_unit_refuses_what_is_not_finite),
+        cmocka_unit_test(test_hostile_counts),
         cmocka_unit_test(test_metrics_fold),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
