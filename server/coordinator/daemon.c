@@ -130,9 +130,12 @@ static void append_http_metrics(lb_coordinator *c, lb_buf *out)
 {
     lb_http_stats stats = {0};
     pthread_mutex_lock(&c->lock);
-    if (c->http)
+    bool serving = c->http;
+    if (serving)
         stats = lb_http_get_stats(c->http);
     pthread_mutex_unlock(&c->lock);
+    if (!serving)
+        return;    /* zeros would look as if the counters had been reset */
     lb_prometheus_header(out, "limbeck_http_requests_total", "counter", "Requests received.");
     lb_prometheus_sample(out, "limbeck_http_requests_total", NULL, (double)stats.requests);
     lb_prometheus_header(out, "limbeck_http_replies_total", "counter", "Replies by class.");
@@ -338,8 +341,12 @@ void lb_coordinator_stop(lb_coordinator *c)
     if (c->http) {
         lb_http_drain(c->http);
         ask_to_drain(c);
+        /* The owner goes on answering meanwhile, but must not count what is being freed. */
+        pthread_mutex_lock(&c->lock);
         lb_http *http = c->http;
-        lb_http_stop(http, STOP_TIMEOUT_MS);   /* the owner goes on answering meanwhile */
+        c->http = NULL;
+        pthread_mutex_unlock(&c->lock);
+        lb_http_stop(http, STOP_TIMEOUT_MS);
     }
     if (c->queue)
         lb_queue_close(c->queue);
