@@ -2,7 +2,8 @@
  *
  * limbeck eval: samples one completion for each prompt of a data set and reports how many answers
  * are right, and, given a teacher, teacher_kl = mean over the sampled tokens of lp_student -
- * lp_teacher (docs/ALGORITHM.md).
+ * lp_teacher (docs/ALGORITHM.md). Where the rows have completions, completion_loss is the student's
+ * mean cross-entropy on their tokens.
  */
 #include "client/cli/cli.h"
 
@@ -29,6 +30,8 @@ typedef struct eval_result {
     uint64_t tokens;
     double reverse_kl;
     bool has_kl;
+    uint64_t completion_tokens;
+    double completion_loss;    /* sum of -lp */
 } eval_result;
 
 static void grade(const lb_local *local, const lb_prompt *prompt, const lb_rollout *rollout,
@@ -49,11 +52,12 @@ static void grade(const lb_local *local, const lb_prompt *prompt, const lb_rollo
     lb_buf_free(&text);
 }
 
-/* Adds sum(lp_student - lp_teacher) over the completion's tokens. */
-static lb_status add_kl(const lb_local *teacher, const lb_prompt *prompt,
-                        const lb_rollout *rollout, eval_result *result, lb_err *err)
+/* The sum of a model's logprobs of a completion after a prompt. */
+static lb_status sum_logprobs(const lb_local *local, const lb_prompt *prompt,
+                              const uint32_t *completion, uint32_t length, double *sum,
+                              lb_err *err)
 {
-    uint32_t count = prompt->count + rollout->count;
+    uint32_t count = prompt->count + length;
     uint32_t *tokens = calloc(count, sizeof *tokens);
     float *logprob = calloc(count, sizeof *logprob);
     lb_status status = LB_OK;
@@ -62,15 +66,41 @@ static lb_status add_kl(const lb_local *teacher, const lb_prompt *prompt,
         goto done;
     }
     memcpy(tokens, prompt->tokens, prompt->count * sizeof *tokens);
-    memcpy(tokens + prompt->count, rollout->tokens, rollout->count * sizeof *tokens);
+    memcpy(tokens + prompt->count, completion, length * sizeof *tokens);
     lb_score_request request = {.sequence = {tokens, count}, .start = prompt->count,
                                 .logprob = logprob};
-    status = lb_model_score(teacher->model, NULL, &request, 1, err);
-    for (uint32_t t = 0; status == LB_OK && t < rollout->count; t++)
-        result->reverse_kl += (double)rollout->logprobs[t] - (double)logprob[prompt->count + t];
+    status = lb_model_score(local->model, local->adapter, &request, 1, err);
+    *sum = 0;
+    for (uint32_t t = 0; status == LB_OK && t < length; t++)
+        *sum += (double)logprob[prompt->count + t];
 done:
     free(tokens);
     free(logprob);
+    return status;
+}
+
+/* Adds sum(lp_student - lp_teacher) over the completion's tokens. */
+static lb_status add_kl(const lb_local *teacher, const lb_prompt *prompt,
+                        const lb_rollout *rollout, eval_result *result, lb_err *err)
+{
+    double sum = 0;
+    lb_status status = sum_logprobs(teacher, prompt, rollout->tokens, rollout->count, &sum, err);
+    for (uint32_t t = 0; status == LB_OK && t < rollout->count; t++)
+        result->reverse_kl += (double)rollout->logprobs[t];
+    result->reverse_kl -= sum;
+    return status;
+}
+
+static lb_status add_completion(const lb_local *student, const lb_prompt *prompt,
+                                eval_result *result, lb_err *err)
+{
+    double sum = 0;
+    if (prompt->completion_count == 0)
+        return LB_OK;
+    lb_status status = sum_logprobs(student, prompt, prompt->completion, prompt->completion_count,
+                                    &sum, err);
+    result->completion_tokens += prompt->completion_count;
+    result->completion_loss -= sum;
     return status;
 }
 
@@ -89,17 +119,36 @@ static lb_status eval_wave(const eval_options *o, const lb_local *student,
         .seed = o->seed,
         .allowed = student->allowed,
     };
-    lb_status status = lb_model_generate(student->model, student->adapter, prompts, count, 1,
-                                         (uint32_t)first, &params, rollouts, err);
+    lb_status status = LB_OK;
+    if (o->max_tokens)
+        status = lb_model_generate(student->model, student->adapter, prompts, count, 1,
+                                   (uint32_t)first, &params, rollouts, err);
     if (status != LB_OK)
         return status;
     for (size_t i = 0; i < count; i++) {
-        grade(student, &data->prompts[first + i], &rollouts[i], result);
-        if (status == LB_OK && teacher->model)
+        if (o->max_tokens)
+            grade(student, &data->prompts[first + i], &rollouts[i], result);
+        else
+            result->prompts++;
+        if (status == LB_OK && teacher->model && o->max_tokens)
             status = add_kl(teacher, &data->prompts[first + i], &rollouts[i], result, err);
+        if (status == LB_OK)
+            status = add_completion(student, &data->prompts[first + i], result, err);
         lb_rollout_free(&rollouts[i]);
     }
     return status;
+}
+
+static lb_status parse_rows(const lb_local *student, const lb_buf *text, lb_dataset *out,
+                            lb_err *err)
+{
+    const lb_model_config *config = lb_model_get_config(student->model);
+    lb_dataset_options options = {
+        .tokenizer = student->tokenizer,
+        .vocab = config->vocab,
+        .end = config->eos_count ? config->eos[0] : LB_DATASET_NO_END,
+    };
+    return lb_dataset_parse_jsonl((const char *)text->data, text->length, &options, out, err);
 }
 
 static lb_status eval(const eval_options *o, eval_result *result, lb_err *err)
@@ -122,14 +171,13 @@ static lb_status eval(const eval_options *o, eval_result *result, lb_err *err)
     if (status == LB_OK)
         status = lb_file_read(o->data, DATA_MAX, &text, err);
     if (status == LB_OK)
-        status = lb_dataset_parse_jsonl((const char *)text.data, text.length, student.tokenizer,
-                                        lb_model_get_config(student.model)->vocab, &data, err);
+        status = parse_rows(&student, &text, &data, err);
     size_t rows = o->limit && o->limit < data.count ? o->limit : data.count;
     for (size_t first = 0; status == LB_OK && first < rows; first += PROMPTS_AT_ONCE) {
         size_t count = rows - first < PROMPTS_AT_ONCE ? rows - first : PROMPTS_AT_ONCE;
         status = eval_wave(o, &student, &teacher, &data, first, count, result, err);
     }
-    result->has_kl = o->teacher != NULL;
+    result->has_kl = o->teacher != NULL && o->max_tokens > 0;
     lb_dataset_free(&data);
     lb_buf_free(&text);
     lb_local_close(&teacher);
@@ -146,14 +194,21 @@ static void write_result(const eval_options *o, const eval_result *r, lb_buf *ou
 {
     double accuracy = share((double)r->correct, (double)r->graded);
     double teacher_kl = share(r->reverse_kl, (double)r->tokens);
+    double completion_loss = share(r->completion_loss, (double)r->completion_tokens);
     if (!o->local.json) {
-        lb_buf_printf(out, "prompts     %zu\naccuracy    %.4f (%zu of %zu)\nstop rate   %.4f\n"
-                           "tokens      %.1f a completion\n",
-                      r->prompts, accuracy, r->correct, r->graded,
-                      share((double)r->stopped, (double)r->prompts),
-                      share((double)r->tokens, (double)r->prompts));
+        lb_buf_printf(out, "prompts          %zu\n", r->prompts);
+        if (r->graded)
+            lb_buf_printf(out, "accuracy         %.4f (%zu of %zu)\n", accuracy, r->correct,
+                          r->graded);
+        if (r->tokens)
+            lb_buf_printf(out, "stop rate        %.4f\ntokens           %.1f a completion\n",
+                          share((double)r->stopped, (double)r->prompts),
+                          share((double)r->tokens, (double)r->prompts));
         if (r->has_kl)
-            lb_buf_printf(out, "teacher_kl  %.5f nats a token\n", teacher_kl);
+            lb_buf_printf(out, "teacher_kl       %.5f nats a token\n", teacher_kl);
+        if (r->completion_tokens)
+            lb_buf_printf(out, "completion_loss  %.5f nats a token (%llu tokens)\n",
+                          completion_loss, (unsigned long long)r->completion_tokens);
         return;
     }
     const struct { const char *key; double value; bool absent; } rows[] = {
@@ -165,6 +220,8 @@ static void write_result(const eval_options *o, const eval_result *r, lb_buf *ou
         {"tokens", (double)r->tokens, false},
         {"tokens_per_completion", share((double)r->tokens, (double)r->prompts), false},
         {"teacher_kl", teacher_kl, !r->has_kl},
+        {"completion_tokens", (double)r->completion_tokens, false},
+        {"completion_loss", completion_loss, r->completion_tokens == 0},
     };
     lb_jsonw w = {.out = out};
     lb_jsonw_object(&w);
@@ -196,8 +253,8 @@ int lb_cmd_eval(int argc, char **argv)
          .help = "also score the completions under this model: teacher_kl"},
         {.name = "temperature", .type = LB_OPT_F64, .out = &o.temperature, .value = "T",
          .help = "0: the likeliest token"},
-        {.name = "max-tokens", .type = LB_OPT_U32, .out = &o.max_tokens, .min = 1,
-         .max = NEW_TOKENS_MAX, .value = "N", .help = "longest completion"},
+        {.name = "max-tokens", .type = LB_OPT_U32, .out = &o.max_tokens, .max = NEW_TOKENS_MAX,
+         .value = "N", .help = "longest completion; 0: sample none"},
         {.name = "limit", .type = LB_OPT_U32, .out = &o.limit, .max = UINT32_MAX, .value = "N",
          .help = "only the first N prompts; 0: all"},
         {.name = "seed", .type = LB_OPT_U64, .out = &o.seed, .max = UINT64_MAX, .value = "S",
@@ -206,7 +263,8 @@ int lb_cmd_eval(int argc, char **argv)
     const lb_command_line line = {
         .program = "limbeck eval",
         .summary = "Samples a completion for every prompt and counts the right answers: the last\n"
-                   "number of a completion that ended by itself against the row's \"answer\".",
+                   "number of a completion that ended by itself against the row's \"answer\".\n"
+                   "Rows with a \"completion\" also give the model's mean loss on it.",
         .examples = "  limbeck eval --model DIR --data heldout.jsonl\n"
                     "  limbeck eval --model DIR --adapter DIR --teacher DIR --data f.jsonl\n",
         .options = options,

@@ -66,9 +66,11 @@ static void show_step(watch *w, const lb_json *row, int64_t max_steps)
     char right[16] = "-";
     if (lb_json_is_number(accuracy))
         snprintf(right, sizeof right, "%.3f", lb_json_number(accuracy));
-    printf("%sstep %" PRIu64 "/%" PRId64 "  teacher_kl %.4f  accuracy %s  %.0f tokens/s  "
-           "%d:%02d left%s", w->terminal ? "\r" : "", step, max_steps, number(row, "teacher_kl"),
-           right, number(row, "tokens_per_s"), (int)(left / 60), (int)left % 60,
+    /* A supervised job has no teacher: its loss is what falls. */
+    const char *figure = lb_json_is_number(lb_json_get(row, "teacher_kl")) ? "teacher_kl" : "loss";
+    printf("%sstep %" PRIu64 "/%" PRId64 "  %s %.4f  accuracy %s  %.0f tokens/s  %d:%02d left%s",
+           w->terminal ? "\r" : "", step, max_steps, figure, number(row, figure), right,
+           number(row, "tokens_per_s"), (int)(left / 60), (int)left % 60,
            w->terminal ? CLEAR_TO_END : "\n");
     fflush(stdout);
 }

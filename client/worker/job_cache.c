@@ -93,13 +93,19 @@ static lb_status match_student(lb_worker *worker, const lb_json *run, lb_job_vie
 static lb_status read_config(const lb_json *run, lb_job_view *view, lb_err *err)
 {
     const lb_json *hyperparameters = NULL;
-    const char *grader = NULL;
+    const char *grader = NULL, *name = NULL;
+    lb_method method = LB_METHOD_DISTILLATION;
     uint64_t seed = 0;
     lb_status status = lb_json_need_u64(run, "", "seed", 0, INT64_MAX, &seed, err);
     if (status == LB_OK)
+        status = lb_json_need_string(run, "", "method", &name, err);
+    if (status == LB_OK)
+        status = lb_method_parse(name, &method, err);
+    if (status == LB_OK)
         status = lb_json_need_object(run, "", "hyperparameters", &hyperparameters, err);
     if (status == LB_OK)
-        status = lb_job_config_parse(hyperparameters, "hyperparameters", seed, &view->config, err);
+        status = lb_job_config_parse(hyperparameters, "hyperparameters", method, seed,
+                                     &view->config, err);
     if (status == LB_OK)
         status = lb_json_opt_string(run, "", "grader", &grader, err);
     if (status == LB_OK && grader && strcmp(grader, "exact_numeric") != 0)
@@ -113,6 +119,8 @@ static lb_status read_teacher(const lb_worker *worker, const lb_json *run, lb_jo
 {
     const lb_json *teacher = NULL;
     const char *url = worker->config.teacher;
+    if (view->config.method == LB_METHOD_SUPERVISED)
+        return LB_OK;
     lb_status status = lb_json_need_object(run, "", "teacher", &teacher, err);
     if (status == LB_OK && !url)
         status = lb_json_need_string(teacher, "teacher", "url", &url, err);

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One rollout with its prompt: arrays of `count` entries, into the workspace's memory. */
+/* One completion with its prompt: arrays of `count` entries, into the workspace's memory. */
 typedef struct sample {
     uint32_t *tokens;
     uint32_t count, prompt;          /* prompt: tokens of it */
@@ -22,7 +22,8 @@ typedef struct workspace {
     uint32_t prompts, group, total;  /* total: samples */
     uint32_t *rows;                  /* [prompts] of the data set */
     lb_sequence *prompt_sequences;   /* [prompts] */
-    lb_rollout *rollouts;            /* [total] */
+    lb_rollout *rollouts;            /* [total]; empty for a supervised unit */
+    lb_sequence *completions;        /* [total]: of the rollouts or of the data set */
     sample *samples;                 /* [total] */
     lb_sequence *sequences;          /* [total] */
     void *words;                     /* u32 and f32 entries of all samples */
@@ -39,6 +40,7 @@ static void workspace_free(workspace *w)
     free(w->rows);
     free(w->prompt_sequences);
     free(w->rollouts);
+    free(w->completions);
     free(w->samples);
     free(w->sequences);
     free(w->words);
@@ -55,11 +57,12 @@ static lb_status workspace_init(workspace *w, lb_err *err)
     w->rows = calloc(w->prompts, sizeof *w->rows);
     w->prompt_sequences = calloc(w->prompts, sizeof *w->prompt_sequences);
     w->rollouts = calloc(w->total, sizeof *w->rollouts);
+    w->completions = calloc(w->total, sizeof *w->completions);
     w->samples = calloc(w->total, sizeof *w->samples);
     w->sequences = calloc(w->total, sizeof *w->sequences);
     w->gradient = calloc(w->unit->elements, sizeof *w->gradient);
-    if (!w->rows || !w->prompt_sequences || !w->rollouts || !w->samples || !w->sequences ||
-        !w->gradient)
+    if (!w->rows || !w->prompt_sequences || !w->rollouts || !w->completions || !w->samples ||
+        !w->sequences || !w->gradient)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for a unit of %u rollouts", w->total);
     return LB_OK;
 }
@@ -69,7 +72,7 @@ static bool unit_cancelled(const lb_unit *unit)
     return unit->cancelled && unit->cancelled(unit->cancel_arg);
 }
 
-static lb_status roll_out(workspace *w, lb_err *err)
+static void choose_prompts(workspace *w)
 {
     const lb_unit *unit = w->unit;
     lb_plan_unit(unit->config, unit->dataset->count, unit->step, unit->unit, w->rows);
@@ -77,6 +80,11 @@ static lb_status roll_out(workspace *w, lb_err *err)
         const lb_prompt *prompt = &unit->dataset->prompts[w->rows[i]];
         w->prompt_sequences[i] = (lb_sequence){prompt->tokens, prompt->count};
     }
+}
+
+static lb_status roll_out(workspace *w, lb_err *err)
+{
+    const lb_unit *unit = w->unit;
     lb_generate_params params = {
         .sample = {.temperature = 1.0f, .top_p = 1.0f},
         .max_new_tokens = unit->config->max_completion_tokens,
@@ -86,17 +94,37 @@ static lb_status roll_out(workspace *w, lb_err *err)
         .cancelled = unit->cancelled,
         .cancel_arg = unit->cancel_arg,
     };
-    return lb_model_generate(unit->model, unit->adapter, w->prompt_sequences, w->prompts,
-                             w->group, lb_plan_row_base(unit->config, unit->unit), &params,
-                             w->rollouts, err);
+    lb_status status = lb_model_generate(unit->model, unit->adapter, w->prompt_sequences,
+                                         w->prompts, w->group,
+                                         lb_plan_row_base(unit->config, unit->unit), &params,
+                                         w->rollouts, err);
+    for (uint32_t i = 0; status == LB_OK && i < w->total; i++)
+        w->completions[i] = (lb_sequence){w->rollouts[i].tokens, w->rollouts[i].count};
+    return status;
 }
 
-static void fill_sample(sample *s, const lb_sequence *prompt, const lb_rollout *rollout)
+/* A supervised unit's completions are those of the data set. */
+static lb_status take_completions(workspace *w, lb_err *err)
+{
+    for (uint32_t i = 0; i < w->total; i++) {
+        const lb_prompt *row = &w->unit->dataset->prompts[w->rows[i / w->group]];
+        if (row->completion_count == 0)
+            return lb_fail(err, LB_EDATA, "dataset", "row %u has no completion to train on",
+                           w->rows[i / w->group]);
+        w->completions[i] = (lb_sequence){row->completion, row->completion_count};
+    }
+    return LB_OK;
+}
+
+/* logprobs: the sampler's, NULL where nothing was sampled. */
+static void fill_sample(sample *s, const lb_sequence *prompt, const lb_sequence *completion,
+                        const float *logprobs)
 {
     memcpy(s->tokens, prompt->tokens, prompt->count * sizeof *s->tokens);
-    memcpy(s->tokens + prompt->count, rollout->tokens, rollout->count * sizeof *s->tokens);
-    memcpy(s->sampler + prompt->count, rollout->logprobs, rollout->count * sizeof *s->sampler);
-    memset(s->mask + prompt->count, 1, rollout->count);
+    memcpy(s->tokens + prompt->count, completion->tokens, completion->count * sizeof *s->tokens);
+    if (logprobs)
+        memcpy(s->sampler + prompt->count, logprobs, completion->count * sizeof *s->sampler);
+    memset(s->mask + prompt->count, 1, completion->count);
     for (uint32_t t = 0; t < s->count; t++)
         s->teacher[t] = NAN;   /* whatever the teacher leaves out is refused, not taken as 0 */
 }
@@ -106,7 +134,7 @@ static lb_status lay_out(workspace *w, lb_err *err)
 {
     size_t entries = 0;
     for (uint32_t i = 0; i < w->total; i++)
-        entries += (size_t)w->prompt_sequences[i / w->group].count + w->rollouts[i].count;
+        entries += (size_t)w->prompt_sequences[i / w->group].count + w->completions[i].count;
     uint32_t *tokens = calloc(entries, 4 * sizeof *tokens);
     w->words = tokens;
     w->masks = calloc(entries, sizeof *w->masks);
@@ -118,13 +146,13 @@ static lb_status lay_out(workspace *w, lb_err *err)
         const lb_sequence *prompt = &w->prompt_sequences[i / w->group];
         sample *s = &w->samples[i];
         s->prompt = prompt->count;
-        s->count = prompt->count + w->rollouts[i].count;
+        s->count = prompt->count + w->completions[i].count;
         s->tokens = tokens + at;
         s->sampler = reals + at;
         s->teacher = reals + entries + at;
         s->advantage = reals + 2 * entries + at;
         s->mask = w->masks + at;
-        fill_sample(s, prompt, &w->rollouts[i]);
+        fill_sample(s, prompt, &w->completions[i], w->rollouts[i].logprobs);
         w->sequences[i] = (lb_sequence){s->tokens, s->count};
         at += s->count;
     }
@@ -152,6 +180,16 @@ static lb_status ask_teacher(workspace *w, lb_err *err)
     return status;
 }
 
+/* Cross-entropy weighs every token of a completion the same. */
+static void weigh_completions(workspace *w)
+{
+    for (uint32_t i = 0; i < w->total; i++) {
+        const sample *s = &w->samples[i];
+        for (uint32_t t = 0; t < s->count; t++)
+            s->advantage[t] = s->mask[t] ? 1.0f : 0.0f;
+    }
+}
+
 /* lb_loss_fn: the trainer's logprobs of one rollout are there. */
 static lb_status loss_of(void *arg, size_t index, const float *logprob, float *grad, lb_err *err)
 {
@@ -159,12 +197,15 @@ static lb_status loss_of(void *arg, size_t index, const float *logprob, float *g
     const sample *s = &w->samples[index];
     if (unit_cancelled(w->unit))
         return lb_fail(err, LB_ECANCELLED, NULL, "the unit was cancelled");
-    for (uint32_t t = s->prompt; t < s->count; t++) {
+    bool sampled = w->rollouts[index].logprobs != NULL;
+    for (uint32_t t = s->prompt; sampled && t < s->count; t++) {
         double noise = fabs((double)s->sampler[t] - (double)logprob[t]);
         w->noise_max = noise > w->noise_max ? noise : w->noise_max;
     }
-    lb_loss_inputs in = {.count = s->count, .learner = logprob, .sampler = s->sampler,
-                         .teacher = s->teacher, .advantage = s->advantage, .mask = s->mask};
+    lb_loss_inputs in = {.count = s->count, .learner = logprob,
+                         .sampler = sampled ? s->sampler : NULL,
+                         .teacher = sampled ? s->teacher : NULL,
+                         .advantage = s->advantage, .mask = s->mask};
     return lb_loss_gradient(&w->unit->config->loss, &in, grad, &w->sums, err);
 }
 
@@ -175,19 +216,20 @@ static void count_rollouts(const workspace *w, double *metrics)
     const lb_unit *unit = w->unit;
     lb_buf text = {0};
     for (uint32_t i = 0; i < w->total; i++) {
-        const lb_rollout *r = &w->rollouts[i];
+        const lb_sequence *r = &w->completions[i];
+        bool stopped = w->rollouts[i].stopped;
         const lb_prompt *prompt = &unit->dataset->prompts[w->rows[i / w->group]];
         metrics[LB_METRIC_ROLLOUTS] += 1;
-        metrics[LB_METRIC_STOPPED] += r->stopped;
+        metrics[LB_METRIC_STOPPED] += stopped;
         metrics[LB_METRIC_PROMPT_TOKENS] += prompt->count;
         if ((double)r->count > metrics[LB_METRIC_LENGTH_MAX])
             metrics[LB_METRIC_LENGTH_MAX] = r->count;
-        if (!unit->grader || !prompt->answer)
+        if (!unit->grader || !prompt->answer || !w->rollouts[i].tokens)
             continue;
         lb_buf_clear(&text);
         lb_tokenizer_decode(unit->grader, r->tokens, r->count, true, &text);
         metrics[LB_METRIC_GRADED] += 1;
-        metrics[LB_METRIC_CORRECT] += r->stopped && text.status == LB_OK && text.data &&
+        metrics[LB_METRIC_CORRECT] += stopped && text.status == LB_OK && text.data &&
             lb_grade_exact_numeric((const char *)text.data, text.length, prompt->answer);
     }
     lb_buf_free(&text);
@@ -246,17 +288,23 @@ lb_status lb_unit_run(const lb_unit *unit, lb_buf *frame, lb_unit_summary *summa
 {
     workspace w = {.unit = unit};
     double start = lb_clock_seconds(), asked = start, scored = start;
+    bool supervised = unit->config->method == LB_METHOD_SUPERVISED;
     lb_status status = check(unit, err);
     if (status == LB_OK)
         status = workspace_init(&w, err);
-    if (status == LB_OK)
-        status = roll_out(&w, err);
+    if (status != LB_OK)
+        goto done;
+    choose_prompts(&w);
+    status = supervised ? take_completions(&w, err) : roll_out(&w, err);
     if (status == LB_OK)
         status = lay_out(&w, err);
     if (status != LB_OK)
         goto done;
     asked = lb_clock_seconds();
-    status = ask_teacher(&w, err);
+    if (supervised)
+        weigh_completions(&w);
+    else
+        status = ask_teacher(&w, err);
     if (status != LB_OK)
         goto done;
     scored = lb_clock_seconds();

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * lb_unit - one unit of work: prompts, rollouts, teacher's scores, gradient, frame.
+ * lb_unit - one unit of work: prompts, rollouts, teacher's scores, gradient, frame. A supervised
+ * unit takes the completions of the data set instead of rollouts and asks no teacher.
  *
  * The bytes of the frame depend on (job config, data set, adapter, step, unit) and the two models
  * alone: not on the worker, its threads, or what it did before. Nothing here knows HTTP.
@@ -39,7 +40,7 @@ typedef struct lb_unit {
     const uint8_t *allowed;          /* [vocab], see lb_unit_allowed */
     const lb_tokenizer *grader;      /* decodes completions for exact_numeric; NULL: no grading */
     uint32_t step, unit;
-    lb_unit_teacher teacher;
+    lb_unit_teacher teacher;         /* NULL for a supervised unit */
     void *teacher_arg;
     bool (*cancelled)(void *arg);    /* NULL: never */
     void *cancel_arg;

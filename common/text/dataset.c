@@ -14,15 +14,16 @@ typedef struct lb_dataset_storage {
     lb_buf answers;
 } lb_dataset_storage;
 
-lb_status lb_dataset_add_row(lb_dataset_builder *builder, size_t first, const char *answer,
-                             size_t length, lb_err *err)
+lb_status lb_dataset_add_row(lb_dataset_builder *builder, size_t first, size_t completion,
+                             const char *answer, size_t length, lb_err *err)
 {
-    lb_dataset_row row = {.first = first, .count = (uint32_t)(builder->tokens.count - first),
+    lb_dataset_row row = {.first = first, .count = (uint32_t)(completion - first),
+                          .completion = (uint32_t)(builder->tokens.count - completion),
                           .answer = LB_NO_ANSWER};
     if (builder->count == LB_DATASET_ROWS_MAX)
         return lb_fail(err, LB_ETOOBIG, NULL, "the data set has more than %u rows",
                        LB_DATASET_ROWS_MAX);
-    if (builder->tokens.count - first > UINT32_MAX)
+    if (builder->tokens.count - first > UINT32_MAX / 2)
         return lb_fail(err, LB_ETOOBIG, "prompt", "has too many tokens");
     if (length > 0) {
         row.answer = builder->answers.length;
@@ -40,7 +41,7 @@ lb_status lb_dataset_finish(lb_dataset_builder *builder, lb_dataset *out, lb_err
 {
     lb_dataset_storage *storage = calloc(1, sizeof *storage);
     lb_prompt *prompts = calloc(builder->count, sizeof *prompts);
-    uint32_t longest = 0;
+    uint32_t longest = 0, longest_row = 0;
     if (storage == NULL || prompts == NULL) {
         free(storage);
         free(prompts);
@@ -50,17 +51,21 @@ lb_status lb_dataset_finish(lb_dataset_builder *builder, lb_dataset *out, lb_err
     for (size_t i = 0; i < builder->count; i++) {
         prompts[i].tokens = builder->tokens.ids + rows[i].first;
         prompts[i].count = rows[i].count;
+        prompts[i].completion = prompts[i].tokens + rows[i].count;
+        prompts[i].completion_count = rows[i].completion;
         if (rows[i].answer != LB_NO_ANSWER)
             prompts[i].answer = (const char *)builder->answers.data + rows[i].answer;
         if (rows[i].count > longest)
             longest = rows[i].count;
+        if (rows[i].count + rows[i].completion > longest_row)
+            longest_row = rows[i].count + rows[i].completion;
     }
     storage->tokens = builder->tokens;
     storage->answers = builder->answers;
     builder->tokens = (lb_tokens){0};
     builder->answers = (lb_buf){0};
     *out = (lb_dataset){.prompts = prompts, .count = builder->count, .longest = longest,
-                        .storage = storage};
+                        .longest_row = longest_row, .storage = storage};
     return LB_OK;
 }
 
@@ -88,34 +93,42 @@ void lb_dataset_free(lb_dataset *dataset)
 /* ---- JSONL ---- */
 
 typedef struct lb_jsonl {
-    const lb_tokenizer *tokenizer;
-    uint32_t vocab;
+    const lb_dataset_options *options;
     lb_dataset_builder builder;
 } lb_jsonl;
 
-static lb_status read_text(lb_jsonl *jsonl, const lb_json *prompt, lb_err *err)
+/* A member that is text or, under another name, token ids. */
+typedef struct text_or_ids {
+    const char *text, *ids;    /* the two names */
+} text_or_ids;
+
+static const text_or_ids prompt_names = {"prompt", "prompt_ids"};
+static const text_or_ids completion_names = {"completion", "completion_ids"};
+
+static lb_status read_text(lb_jsonl *jsonl, const lb_json *text, const text_or_ids *names,
+                           bool add_bos, lb_err *err)
 {
-    if (!lb_json_is_string(prompt))
-        return lb_fail(err, LB_EINVAL, "prompt", "is not a string");
-    if (jsonl->tokenizer == NULL)
-        return lb_fail(err, LB_EINVAL, "prompt", "is text, and there is no tokenizer; give "
-                       "prompt_ids");
-    return lb_tokenizer_encode(jsonl->tokenizer, lb_json_string(prompt),
-                               lb_json_string_length(prompt), false, true,
-                               &jsonl->builder.tokens, err);
+    const lb_tokenizer *tokenizer = jsonl->options->tokenizer;
+    if (!lb_json_is_string(text))
+        return lb_fail(err, LB_EINVAL, names->text, "is not a string");
+    if (tokenizer == NULL)
+        return lb_fail(err, LB_EINVAL, names->text, "is text, and there is no tokenizer; give %s",
+                       names->ids);
+    return lb_tokenizer_encode(tokenizer, lb_json_string(text), lb_json_string_length(text), false,
+                               add_bos, &jsonl->builder.tokens, err);
 }
 
-static lb_status read_ids(lb_jsonl *jsonl, const lb_json *ids, lb_err *err)
+static lb_status read_ids(lb_jsonl *jsonl, const lb_json *ids, const char *field, lb_err *err)
 {
     if (!lb_json_is_array(ids))
-        return lb_fail(err, LB_EINVAL, "prompt_ids", "is not an array");
+        return lb_fail(err, LB_EINVAL, field, "is not an array");
     for (size_t i = 0; i < lb_json_array_size(ids); i++) {
         const lb_json *node = lb_json_at(ids, i);
         int64_t id = lb_json_is_integer(node) ? lb_json_integer(node) : -1;
         if (id < 0 || id > UINT32_MAX)
-            return lb_fail(err, LB_EINVAL, "prompt_ids", "entry %zu is not a token id", i);
+            return lb_fail(err, LB_EINVAL, field, "entry %zu is not a token id", i);
         if (!lb_tokens_push(&jsonl->builder.tokens, (uint32_t)id))
-            return lb_fail(err, LB_ENOMEM, "prompt_ids", "out of memory for tokens");
+            return lb_fail(err, LB_ENOMEM, field, "out of memory for tokens");
     }
     return LB_OK;
 }
@@ -127,26 +140,53 @@ static const lb_json *member(const lb_json *object, const char *key)
     return node == NULL || lb_json_is_null(node) ? NULL : node;
 }
 
-static lb_status read_prompt(lb_jsonl *jsonl, const lb_json *row, lb_err *err)
+/* Appends the tokens of whichever of the two names the row has; *field is that name, NULL without
+ * either. */
+static lb_status read_tokens(lb_jsonl *jsonl, const lb_json *row, const text_or_ids *names,
+                             bool add_bos, const char **field, lb_err *err)
 {
-    const lb_json *prompt = member(row, "prompt"), *ids = member(row, "prompt_ids");
+    const lb_json *text = member(row, names->text), *ids = member(row, names->ids);
     const lb_tokens *tokens = &jsonl->builder.tokens;
-    const char *field = prompt != NULL ? "prompt" : "prompt_ids";
     size_t first = tokens->count;
-    if (prompt == NULL && ids == NULL)
-        return lb_fail(err, LB_EINVAL, "prompt", "is missing");
-    if (prompt != NULL && ids != NULL)
-        return lb_fail(err, LB_EINVAL, "prompt", "stands beside prompt_ids; one of them is enough");
-    lb_status status = prompt != NULL ? read_text(jsonl, prompt, err) : read_ids(jsonl, ids, err);
+    *field = text != NULL ? names->text : ids != NULL ? names->ids : NULL;
+    if (*field == NULL)
+        return LB_OK;
+    if (text != NULL && ids != NULL)
+        return lb_fail(err, LB_EINVAL, names->text, "stands beside %s; one of them is enough",
+                       names->ids);
+    lb_status status = text != NULL ? read_text(jsonl, text, names, add_bos, err)
+                                    : read_ids(jsonl, ids, *field, err);
     if (status != LB_OK)
         return status;
     if (tokens->count == first)
-        return lb_fail(err, LB_EINVAL, field, "is empty");
+        return lb_fail(err, LB_EINVAL, *field, "is empty");
     for (size_t i = first; i < tokens->count; i++)
-        if (tokens->ids[i] >= jsonl->vocab)
-            return lb_fail(err, LB_EINVAL, field, "token %u is not below the vocabulary's %u",
-                           tokens->ids[i], jsonl->vocab);
+        if (tokens->ids[i] >= jsonl->options->vocab)
+            return lb_fail(err, LB_EINVAL, *field, "token %u is not below the vocabulary's %u",
+                           tokens->ids[i], jsonl->options->vocab);
     return LB_OK;
+}
+
+static lb_status read_prompt(lb_jsonl *jsonl, const lb_json *row, lb_err *err)
+{
+    const char *field = NULL;
+    lb_status status = read_tokens(jsonl, row, &prompt_names, true, &field, err);
+    if (status == LB_OK && field == NULL)
+        status = lb_fail(err, LB_EINVAL, "prompt", "is missing");
+    return status;
+}
+
+static lb_status read_completion(lb_jsonl *jsonl, const lb_json *row, lb_err *err)
+{
+    const lb_dataset_options *options = jsonl->options;
+    const char *field = NULL;
+    lb_status status = read_tokens(jsonl, row, &completion_names, false, &field, err);
+    if (status == LB_OK && field == NULL && options->completions)
+        status = lb_fail(err, LB_EINVAL, "completion", "is missing");
+    if (status == LB_OK && field == completion_names.text && options->end != LB_DATASET_NO_END &&
+        !lb_tokens_push(&jsonl->builder.tokens, options->end))
+        status = lb_fail(err, LB_ENOMEM, field, "out of memory for tokens");
+    return status;
 }
 
 static lb_status read_row(lb_jsonl *jsonl, const lb_json *row, lb_err *err)
@@ -162,9 +202,12 @@ static lb_status read_row(lb_jsonl *jsonl, const lb_json *row, lb_err *err)
     if (memchr(text, '\0', length) != NULL)
         return lb_fail(err, LB_EINVAL, "answer", "holds a NUL");
     lb_status status = read_prompt(jsonl, row, err);
+    size_t completion = jsonl->builder.tokens.count;
+    if (status == LB_OK)
+        status = read_completion(jsonl, row, err);
     if (status != LB_OK)
         return status;
-    return lb_dataset_add_row(&jsonl->builder, first, text, length, err);
+    return lb_dataset_add_row(&jsonl->builder, first, completion, text, length, err);
 }
 
 static bool is_blank(const char *line, size_t length)
@@ -188,10 +231,10 @@ static lb_status read_line(lb_jsonl *jsonl, const char *line, size_t length, lb_
     return status;
 }
 
-lb_status lb_dataset_parse_jsonl(const char *text, size_t length, const lb_tokenizer *tokenizer,
-                                 uint32_t vocab, lb_dataset *out, lb_err *err)
+lb_status lb_dataset_parse_jsonl(const char *text, size_t length,
+                                 const lb_dataset_options *options, lb_dataset *out, lb_err *err)
 {
-    lb_jsonl jsonl = {.tokenizer = tokenizer, .vocab = vocab};
+    lb_jsonl jsonl = {.options = options};
     lb_err local = {0};  /* the line is put before the message, even for a caller without an err */
     lb_status status = LB_OK;
     size_t number = 0;

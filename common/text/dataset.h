@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * lb_dataset - prompts as JSONL: one object a line with "prompt" (text) or "prompt_ids" (tokens),
- * and optionally "answer". Text is tokenised here, once, without parsing special tokens. The
- * tokenised form travels between programs as a binary "prompts" frame.
+ * and optionally "answer" and, for supervised training, "completion" (text, to which the end token
+ * is added) or "completion_ids" (tokens as they are). Text is tokenised here, once, without parsing
+ * special tokens. The tokenised form travels between programs as a binary "prompts" frame.
  *
- * Frame, little-endian: "LBPR", u16 version 1, u16 0, u32 rows, then per row u32 tokens,
- * u32 answer_bytes, tokens x u32, answer bytes.
+ * Frame, little-endian: "LBPR", u16 version 2, u16 0, u32 rows, then per row u32 tokens,
+ * u32 completion tokens, u32 answer_bytes, tokens x u32, completion tokens x u32, answer bytes.
  */
 #ifndef LB_COMMON_TEXT_DATASET_H
 #define LB_COMMON_TEXT_DATASET_H
@@ -25,19 +26,31 @@ typedef struct lb_prompt {
     const uint32_t *tokens;    /* [count], owned by the data set */
     uint32_t count;            /* at least 1 */
     const char *answer;        /* NUL-terminated, NULL if the row has none */
+    const uint32_t *completion;  /* [completion_count], owned by the data set */
+    uint32_t completion_count;   /* 0: the row has none */
 } lb_prompt;
 
 typedef struct lb_dataset {
     lb_prompt *prompts;
     size_t count;
     uint32_t longest;          /* tokens of the longest prompt */
+    uint32_t longest_row;      /* tokens of the longest prompt with its completion */
     void *storage;             /* private */
 } lb_dataset;
 
-/* Every error names the line ("line 17: ..."; field "prompt"). tokenizer may be NULL when all rows
- * have prompt_ids. vocab: ids must be below it. Empty lines are skipped; no rows is an error. */
+#define LB_DATASET_NO_END UINT32_MAX
+
+typedef struct lb_dataset_options {
+    const lb_tokenizer *tokenizer;  /* may be NULL when all rows are token ids */
+    uint32_t vocab;            /* ids must be below it */
+    uint32_t end;              /* token that ends a completion given as text, LB_DATASET_NO_END */
+    bool completions;          /* every row must have a completion */
+} lb_dataset_options;
+
+/* Every error names the line ("line 17: ..."; field "prompt"). Empty lines are skipped; no rows is
+ * an error. */
 LB_NODISCARD lb_status lb_dataset_parse_jsonl(const char *text, size_t length,
-                                              const lb_tokenizer *tokenizer, uint32_t vocab,
+                                              const lb_dataset_options *options,
                                               lb_dataset *out, lb_err *err);
 LB_NODISCARD lb_status lb_dataset_encode(const lb_dataset *dataset, lb_buf *out, lb_err *err);
 LB_NODISCARD lb_status lb_dataset_decode(const uint8_t *frame, size_t length, lb_dataset *out,

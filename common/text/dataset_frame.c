@@ -11,8 +11,8 @@
 
 #define FRAME_MAGIC "LBPR"
 #define FRAME_MAGIC_BYTES 4
-#define FRAME_VERSION 1u
-#define ROW_HEAD_BYTES 8u
+#define FRAME_VERSION 2u
+#define ROW_HEAD_BYTES 12u
 
 lb_status lb_dataset_encode(const lb_dataset *dataset, lb_buf *out, lb_err *err)
 {
@@ -30,9 +30,12 @@ lb_status lb_dataset_encode(const lb_dataset *dataset, lb_buf *out, lb_err *err)
             return lb_fail(err, LB_EINVAL, "rows", "row %zu has %u tokens and %zu bytes of answer",
                            i, prompt->count, answer);
         lb_buf_u32(out, prompt->count);
+        lb_buf_u32(out, prompt->completion_count);
         lb_buf_u32(out, (uint32_t)answer);
         for (uint32_t token = 0; token < prompt->count; token++)
             lb_buf_u32(out, prompt->tokens[token]);
+        for (uint32_t token = 0; token < prompt->completion_count; token++)
+            lb_buf_u32(out, prompt->completion[token]);
         lb_buf_append(out, prompt->answer, answer);
     }
     if (out->status != LB_OK)
@@ -62,18 +65,33 @@ static lb_status read_head(lb_reader *reader, uint32_t *rows, lb_err *err)
     return LB_OK;
 }
 
-static lb_status read_row(lb_reader *reader, lb_dataset_builder *builder, lb_err *err)
+static lb_status read_tokens(lb_reader *reader, uint32_t count, const char *field,
+                             lb_dataset_builder *builder, lb_err *err)
 {
-    uint32_t count = lb_read_u32(reader), answer = lb_read_u32(reader);
-    size_t first = builder->tokens.count;
-    if (reader->failed)
-        return lb_fail(err, LB_EDATA, NULL, "is cut short");
-    if (count == 0 || count > lb_reader_left(reader) / sizeof(uint32_t))
-        return lb_fail(err, LB_EDATA, "tokens", "%u tokens, where %zu bytes are left", count,
+    if (count > lb_reader_left(reader) / sizeof(uint32_t))
+        return lb_fail(err, LB_EDATA, field, "%u tokens, where %zu bytes are left", count,
                        lb_reader_left(reader));
     for (uint32_t i = 0; i < count; i++)
         if (!lb_tokens_push(&builder->tokens, lb_read_u32(reader)))
-            return lb_fail(err, LB_ENOMEM, "tokens", "out of memory");
+            return lb_fail(err, LB_ENOMEM, field, "out of memory");
+    return LB_OK;
+}
+
+static lb_status read_row(lb_reader *reader, lb_dataset_builder *builder, lb_err *err)
+{
+    uint32_t count = lb_read_u32(reader), completion = lb_read_u32(reader);
+    uint32_t answer = lb_read_u32(reader);
+    size_t first = builder->tokens.count;
+    if (reader->failed)
+        return lb_fail(err, LB_EDATA, NULL, "is cut short");
+    if (count == 0)
+        return lb_fail(err, LB_EDATA, "tokens", "the prompt is empty");
+    lb_status status = read_tokens(reader, count, "tokens", builder, err);
+    size_t middle = builder->tokens.count;
+    if (status == LB_OK)
+        status = read_tokens(reader, completion, "completion", builder, err);
+    if (status != LB_OK)
+        return status;
     if (answer > LB_DATASET_LINE_MAX || answer > lb_reader_left(reader))
         return lb_fail(err, LB_EDATA, "answer_bytes", "%u bytes, where %zu are left", answer,
                        lb_reader_left(reader));
@@ -81,7 +99,7 @@ static lb_status read_row(lb_reader *reader, lb_dataset_builder *builder, lb_err
     if (answer > 0 && (memchr(text, '\0', answer) != NULL ||
                        lb_utf8_valid_prefix(text, answer) != answer))
         return lb_fail(err, LB_EDATA, "answer", "is not UTF-8 text without NUL");
-    return lb_dataset_add_row(builder, first, text, answer, err);
+    return lb_dataset_add_row(builder, first, middle, text, answer, err);
 }
 
 lb_status lb_dataset_decode(const uint8_t *frame, size_t length, lb_dataset *out, lb_err *err)

@@ -16,7 +16,8 @@
 
 typedef struct lb_dataset_row {
     size_t first;            /* where its tokens begin */
-    uint32_t count;
+    uint32_t count;          /* of the prompt; the completion's follow it */
+    uint32_t completion;
     size_t answer;           /* where its answer begins, LB_NO_ANSWER */
 } lb_dataset_row;
 
@@ -29,9 +30,11 @@ typedef struct lb_dataset_builder {
     size_t count;
 } lb_dataset_builder;
 
-/* Closes a row of the tokens from first on. answer is borrowed; length 0 means none. */
+/* Closes a row: the prompt's tokens from first on, the completion's from completion on. answer is
+ * borrowed; length 0 means none. */
 LB_NODISCARD lb_status lb_dataset_add_row(lb_dataset_builder *builder, size_t first,
-                                          const char *answer, size_t length, lb_err *err);
+                                          size_t completion, const char *answer, size_t length,
+                                          lb_err *err);
 /* Moves what was built into out and leaves the builder empty. */
 LB_NODISCARD lb_status lb_dataset_finish(lb_dataset_builder *builder, lb_dataset *out,
                                          lb_err *err);

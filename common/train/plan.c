@@ -72,11 +72,38 @@ static const char *const normalization_names[] = {
     [LB_NORM_SUM] = "sum",
 };
 
-static const char *const known_keys[] = {
-    "max_steps", "batch_size", "samples_per_prompt", "units_per_step", "max_completion_tokens",
-    "learning_rate", "temperature", "loss", "loss_normalization", "kl_coef", "discount",
-    "clip_low", "clip_high", "beta", "log_ratio_cap", "lora", "checkpoint_every",
+static const char *const method_names[LB_METHOD_COUNT] = {
+    [LB_METHOD_DISTILLATION] = "on_policy_distillation",
+    [LB_METHOD_SUPERVISED] = "supervised",
 };
+
+const char *lb_method_name(lb_method method)
+{
+    return method_names[method];
+}
+
+lb_status lb_method_parse(const char *name, lb_method *out, lb_err *err)
+{
+    for (int i = 0; i < LB_METHOD_COUNT; i++) {
+        if (strcmp(name, method_names[i]) == 0) {
+            *out = (lb_method)i;
+            return LB_OK;
+        }
+    }
+    return lb_fail(err, LB_EUNSUPPORTED, "method.type",
+                   "'%.40s' is no method of this server; it has on_policy_distillation and "
+                   "supervised", name);
+}
+
+/* The keys of both methods first, then those of distillation alone. */
+static const char *const known_keys[] = {
+    "max_steps", "n_epochs", "batch_size", "units_per_step", "learning_rate", "loss",
+    "loss_normalization", "lora", "checkpoint_every",
+    "samples_per_prompt", "max_completion_tokens", "temperature", "kl_coef", "discount",
+    "clip_low", "clip_high", "beta", "log_ratio_cap",
+};
+#define COMMON_KEYS 9u
+#define KNOWN_KEYS (sizeof known_keys / sizeof *known_keys)
 
 typedef struct key_check {
     const char *const *known;
@@ -156,9 +183,14 @@ static lb_status parse_loss(const lb_json *node, const char *where, lb_job_confi
     lb_status status = lb_json_opt_string(node, where, "loss", &name, err);
     if (status == LB_OK && name)
         status = lb_loss_parse(name, &kind, err);
-    if (status == LB_OK && kind == LB_LOSS_CROSS_ENTROPY)
+    if (status == LB_OK && !name && out->method == LB_METHOD_SUPERVISED)
+        kind = LB_LOSS_CROSS_ENTROPY;
+    if (status == LB_OK && out->method == LB_METHOD_DISTILLATION && kind == LB_LOSS_CROSS_ENTROPY)
         status = lb_fail(err, LB_EUNSUPPORTED, "loss",
-                         "cross_entropy trains on given completions, not on rollouts");
+                         "cross_entropy trains on given completions: method.type supervised");
+    if (status == LB_OK && out->method == LB_METHOD_SUPERVISED && kind != LB_LOSS_CROSS_ENTROPY)
+        status = lb_fail(err, LB_EUNSUPPORTED, "loss",
+                         "a supervised job has the loss cross_entropy");
     if (status != LB_OK)
         return status;
     out->loss = lb_loss_defaults(kind);
@@ -189,6 +221,10 @@ static lb_status parse_batch(const lb_json *node, const char *where, lb_job_conf
     lb_status status = lb_json_opt_u32(node, where, "max_steps", 1, STEPS_MAX, &out->max_steps,
                                        err);
     if (status == LB_OK)
+        status = lb_json_opt_u32(node, where, "n_epochs", 1, STEPS_MAX, &out->n_epochs, err);
+    if (status == LB_OK && out->n_epochs && lb_json_get(node, "max_steps"))
+        status = lb_fail(err, LB_EINVAL, "n_epochs", "stands beside max_steps; one is enough");
+    if (status == LB_OK)
         status = lb_json_opt_u32(node, where, "batch_size", 1, BATCH_MAX, &out->batch_size, err);
     if (status != LB_OK)
         return status;
@@ -213,34 +249,37 @@ static lb_status parse_batch(const lb_json *node, const char *where, lb_job_conf
     return status;
 }
 
-static lb_job_config job_config_defaults(uint64_t seed)
+static lb_job_config job_config_defaults(lb_method method, uint64_t seed)
 {
+    bool supervised = method == LB_METHOD_SUPERVISED;
     return (lb_job_config){
+        .method = method,
         .seed = seed,
         .max_steps = 100,
         .batch_size = 32,
-        .samples_per_prompt = 4,
+        .samples_per_prompt = supervised ? 1 : 4,
         .units_per_step = 8,
         .max_completion_tokens = 256,
         .learning_rate = 1e-4,
         .temperature = 1.0,
-        .loss = lb_loss_defaults(LB_LOSS_IMPORTANCE_SAMPLING),
+        .loss = lb_loss_defaults(supervised ? LB_LOSS_CROSS_ENTROPY : LB_LOSS_IMPORTANCE_SAMPLING),
         .normalization = LB_NORM_TOKEN_MEAN,
         .lora = {.rank = 16, .alpha = 32.0, .targets = LB_LORA_ALL_TARGETS},
         .checkpoint_every = 16,
     };
 }
 
-lb_status lb_job_config_parse(const lb_json *node, const char *where, uint64_t seed,
-                              lb_job_config *out, lb_err *err)
+lb_status lb_job_config_parse(const lb_json *node, const char *where, lb_method method,
+                              uint64_t seed, lb_job_config *out, lb_err *err)
 {
-    lb_job_config config = job_config_defaults(seed);
+    lb_job_config config = job_config_defaults(method, seed);
     if (!node) {
         *out = config;
         return LB_OK;
     }
     const lb_json *lora = NULL;
-    key_check check = {known_keys, sizeof known_keys / sizeof *known_keys, where, err};
+    key_check check = {known_keys, method == LB_METHOD_SUPERVISED ? COMMON_KEYS : KNOWN_KEYS, where,
+                       err};
     lb_status status = lb_json_each(node, check_key, &check);
     if (status == LB_OK)
         status = parse_batch(node, where, &config, err);
@@ -263,6 +302,21 @@ lb_status lb_job_config_parse(const lb_json *node, const char *where, uint64_t s
     return status;
 }
 
+lb_status lb_job_config_resolve(lb_job_config *config, size_t rows, lb_err *err)
+{
+    if (config->n_epochs == 0)
+        return LB_OK;
+    uint64_t steps = ((uint64_t)config->n_epochs * rows + config->batch_size - 1) /
+                     config->batch_size;
+    if (steps == 0 || steps > STEPS_MAX)
+        return lb_fail(err, LB_EINVAL, "n_epochs", "%u epochs of %zu rows are %llu steps of %u; "
+                       "1 .. %u are allowed", config->n_epochs, rows, (unsigned long long)steps,
+                       config->batch_size, STEPS_MAX);
+    config->max_steps = (uint32_t)steps;
+    config->n_epochs = 0;
+    return LB_OK;
+}
+
 static void write_lora(const lb_lora_config *lora, lb_jsonw *out)
 {
     lb_jsonw_key(out, "lora");
@@ -283,26 +337,35 @@ static void write_lora(const lb_lora_config *lora, lb_jsonw *out)
 
 void lb_job_config_write(const lb_job_config *config, lb_jsonw *out)
 {
-    const struct { const char *key; uint64_t value; } integers[] = {
-        {"max_steps", config->max_steps},
-        {"batch_size", config->batch_size},
-        {"samples_per_prompt", config->samples_per_prompt},
-        {"units_per_step", config->units_per_step},
-        {"max_completion_tokens", config->max_completion_tokens},
-        {"checkpoint_every", config->checkpoint_every},
+    bool rollouts = config->method == LB_METHOD_DISTILLATION;
+    const struct { const char *key; uint64_t value; bool written; } integers[] = {
+        {"max_steps", config->max_steps, true},
+        {"batch_size", config->batch_size, true},
+        {"samples_per_prompt", config->samples_per_prompt, rollouts},
+        {"units_per_step", config->units_per_step, true},
+        {"max_completion_tokens", config->max_completion_tokens, rollouts},
+        {"checkpoint_every", config->checkpoint_every, true},
     };
-    const struct { const char *key; double value; } reals[] = {
-        {"learning_rate", config->learning_rate}, {"temperature", config->temperature},
-        {"kl_coef", config->loss.kl_coef},        {"discount", config->loss.discount},
-        {"clip_low", config->loss.clip_low},      {"clip_high", config->loss.clip_high},
-        {"beta", config->loss.beta},              {"log_ratio_cap", config->loss.log_ratio_cap},
+    const struct { const char *key; double value; bool written; } reals[] = {
+        {"learning_rate", config->learning_rate, true},
+        {"temperature", config->temperature, rollouts},
+        {"kl_coef", config->loss.kl_coef, rollouts},
+        {"discount", config->loss.discount, rollouts},
+        {"clip_low", config->loss.clip_low, rollouts},
+        {"clip_high", config->loss.clip_high, rollouts},
+        {"beta", config->loss.beta, rollouts},
+        {"log_ratio_cap", config->loss.log_ratio_cap, rollouts},
     };
     lb_jsonw_object(out);
     for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
+        if (!integers[i].written)
+            continue;
         lb_jsonw_key(out, integers[i].key);
         lb_jsonw_u64(out, integers[i].value);
     }
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
+        if (!reals[i].written)
+            continue;
         lb_jsonw_key(out, reals[i].key);
         lb_jsonw_f64(out, reals[i].value);
     }

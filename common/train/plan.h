@@ -18,14 +18,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What a job does with its data set: distil on the student's own rollouts, or train on the
+ * completions that the rows have (cross-entropy on their tokens). */
+typedef enum lb_method { LB_METHOD_DISTILLATION, LB_METHOD_SUPERVISED, LB_METHOD_COUNT } lb_method;
+
+const char *lb_method_name(lb_method method);   /* "on_policy_distillation", "supervised" */
+LB_NODISCARD lb_status lb_method_parse(const char *name, lb_method *out, lb_err *err);
+
 typedef enum lb_normalization { LB_NORM_TOKEN_MEAN, LB_NORM_SUM } lb_normalization;
 
-/* The hyperparameters of an on-policy distillation job, all defaults filled in. JSON form:
- * method.on_policy_distillation.hyperparameters of the job object (proto/openapi.yaml). */
+/* The hyperparameters of a job, all defaults filled in. JSON form: method.NAME.hyperparameters of
+ * the job object (proto/openapi.yaml). A supervised job has no rollouts: samples_per_prompt is 1,
+ * the loss cross_entropy, and the keys of sampling and of the other losses are refused. */
 typedef struct lb_job_config {
+    lb_method method;
     uint64_t seed;
     uint32_t max_steps;            /* 1..1000000 */
-    uint32_t batch_size;           /* prompts per step; a multiple of units_per_step */
+    uint32_t n_epochs;             /* passes over the rows, which give max_steps; 0: not asked */
+    uint32_t batch_size;           /* rows per step; a multiple of units_per_step */
     uint32_t samples_per_prompt;   /* group, 1..256; default 4 */
     uint32_t units_per_step;       /* 1..1024; default min(8, batch_size) */
     uint32_t max_completion_tokens;
@@ -40,7 +50,10 @@ typedef struct lb_job_config {
 /* hyperparameters: the JSON object (NULL: all defaults); `where` its path for messages. Unknown
  * keys are refused by name. seed comes from the job object. */
 LB_NODISCARD lb_status lb_job_config_parse(const lb_json *hyperparameters, const char *where,
-                                           uint64_t seed, lb_job_config *out, lb_err *err);
+                                           lb_method method, uint64_t seed, lb_job_config *out,
+                                           lb_err *err);
+/* Turns n_epochs, if given, into max_steps for a data set of `rows`. LB_EINVAL: too many steps. */
+LB_NODISCARD lb_status lb_job_config_resolve(lb_job_config *config, size_t rows, lb_err *err);
 /* Writes the full hyperparameters object (every key, defaults included). */
 void lb_job_config_write(const lb_job_config *config, lb_jsonw *out);
 

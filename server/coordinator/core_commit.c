@@ -14,7 +14,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "gradient blobs are little-endian f32");
 
 #define MS_PER_SECOND 1000.0
-#define KL_TEXT_MAX 48
+#define FIGURE_MAX 48
 
 typedef struct commit {
     core_reduction reduction;
@@ -109,12 +109,14 @@ static lb_status prepare(lb_core *core, const core_job *job, commit *c, lb_err *
 static lb_status write_rows(lb_core *core, const core_job *job, const commit *c, lb_err *err)
 {
     lb_store *store = core->env.store;
-    char text[LB_ERR_MESSAGE_MAX], kl[KL_TEXT_MAX] = "no trained tokens";
+    char text[LB_ERR_MESSAGE_MAX], figure[FIGURE_MAX] = "no trained tokens";
     uint32_t version = c->row.step + 1;
+    bool supervised = job->config.method == LB_METHOD_SUPERVISED;
     if (c->row.tokens > 0)
-        snprintf(kl, sizeof kl, "teacher_kl=%.4g",
-                 c->reduction.metrics[LB_METRIC_REVERSE_KL] / (double)c->row.tokens);
-    snprintf(text, sizeof text, "Step %u/%u: %s", version, job->config.max_steps, kl);
+        snprintf(figure, sizeof figure, "%s=%.4g", supervised ? "loss" : "teacher_kl",
+                 c->reduction.metrics[supervised ? LB_METRIC_LOSS : LB_METRIC_REVERSE_KL] /
+                     (double)c->row.tokens);
+    snprintf(text, sizeof text, "Step %u/%u: %s", version, job->config.max_steps, figure);
     lb_event_row event = {.created_at = c->row.created_at, .level = "info", .type = "metrics",
                           .message = text, .step = version};
     lb_event_row finished = {.created_at = c->row.created_at, .level = "info",

@@ -175,6 +175,8 @@ void lb_core_on_job_events(lb_core *core, lb_core_event *event);
 void lb_core_on_job_checkpoints(lb_core *core, lb_core_event *event);
 void lb_core_on_job_metrics(lb_core *core, lb_core_event *event);
 void lb_core_on_run_get(lb_core *core, lb_core_event *event);
+/* The job of "<suffix>-v<N>" or "<suffix>-latest", if that version exists; NULL otherwise. */
+const core_job *lb_core_find_adapter(const lb_core *core, const char *id, uint32_t *version);
 void lb_core_on_adapter(lb_core *core, lb_core_event *event);   /* get, model, config */
 void lb_core_on_adapter_list(lb_core *core, lb_core_event *event);
 void lb_core_on_metrics(lb_core *core, lb_core_event *event);

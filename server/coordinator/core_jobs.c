@@ -136,10 +136,14 @@ void lb_core_job_free(core_job *job)
 lb_status lb_core_job_configure(core_job *job, lb_err *err)
 {
     lb_json *json = NULL;
+    lb_method method = LB_METHOD_DISTILLATION;
     lb_status status = lb_json_parse(job->row.hyperparameters, strlen(job->row.hyperparameters),
                                      &json, err);
     if (status == LB_OK)
-        status = lb_job_config_parse(json, "hyperparameters", job->row.seed, &job->config, err);
+        status = lb_method_parse(job->row.method, &method, err);
+    if (status == LB_OK)
+        status = lb_job_config_parse(json, "hyperparameters", method, job->row.seed, &job->config,
+                                     err);
     job->configured = status == LB_OK;
     lb_json_free(json);
     return status;
@@ -301,9 +305,10 @@ lb_status lb_core_config_digest(const lb_job_row *row, char out[LB_SHA256_HEX], 
 {
     uint8_t digest[LB_SHA256_BYTES];
     lb_buf text = {0};
-    lb_buf_printf(&text, "limbeck-config-1\nmodel=%s\nteacher=%s\nseed=%" PRIu64 "\ndataset=%s\n"
-                  "tokenizer=%s\nvocab=%u\nhyperparameters=%s\n", row->model, row->teacher,
-                  row->seed, row->dataset_sha, row->tokenizer_sha, row->vocab,
+    lb_buf_printf(&text, "limbeck-config-2\nmethod=%s\nmodel=%s\nstart=%s\nteacher=%s\n"
+                  "seed=%" PRIu64 "\ndataset=%s\ntokenizer=%s\nvocab=%u\nhyperparameters=%s\n",
+                  row->method, row->model, row->from_adapter[0] ? row->adapter_sha : "",
+                  row->teacher, row->seed, row->dataset_sha, row->tokenizer_sha, row->vocab,
                   row->hyperparameters);
     lb_status status = text.status;
     if (status == LB_OK) {
@@ -316,12 +321,50 @@ lb_status lb_core_config_digest(const lb_job_row *row, char out[LB_SHA256_HEX], 
     return status;
 }
 
+/* The adapter that the job goes on from: of the same model and of the same layout. "-latest" is
+ * turned into the version that it is now. */
+static lb_status load_other(lb_core *core, core_job *job, lb_err *err)
+{
+    lb_job_row *row = &job->row;
+    lb_store *store = core->env.store;
+    lb_step_row step = {0};
+    lb_buf adapter = {0};
+    uint32_t version = 0;
+    const core_job *other = lb_core_find_adapter(core, row->from_adapter, &version);
+    if (!other)
+        return lb_fail(err, LB_ENOTFOUND, "from_adapter", "there is no adapter '%.100s'",
+                       row->from_adapter);
+    if (strcmp(other->row.model, row->model) != 0)
+        return lb_fail(err, LB_EINVAL, "from_adapter", "'%.60s' is an adapter of model '%.60s', "
+                       "not of '%.60s'", row->from_adapter, other->row.model, row->model);
+    lb_status status = version == 0 ? LB_OK : store->step_get(store->impl, other->row.id,
+                                                              version - 1, &step, err);
+    const char *sha = version == 0 ? other->row.adapter_sha : step.adapter_sha;
+    if (status == LB_OK)
+        status = core->env.blob_get(core->env.arg, sha, &adapter, err);
+    if (status == LB_OK) {
+        status = lb_lora_decode(&job->layout, adapter.data, adapter.length, job->weights, err);
+        if (status != LB_OK)
+            status = lb_fail(err, LB_EINVAL, "from_adapter", "'%.60s' has other targets or "
+                             "another rank than this job's hyperparameters.lora",
+                             row->from_adapter);
+    }
+    snprintf(row->from_adapter, sizeof row->from_adapter, "%s-v%u", other->row.suffix, version);
+    lb_buf_free(&adapter);
+    return status;
+}
+
 /* Version 0: the initial adapter and the adapter_config.json of all versions, as blobs. */
 static lb_status write_version_0(lb_core *core, core_job *job, lb_err *err)
 {
     lb_buf adapter = {0}, config = {0};
-    lb_lora_init(&job->layout, job->row.seed, job->weights);
-    lb_status status = lb_lora_encode(&job->layout, job->weights, &adapter, err);
+    lb_status status = LB_OK;
+    if (job->row.from_adapter[0])
+        status = load_other(core, job, err);
+    else
+        lb_lora_init(&job->layout, job->row.seed, job->weights);
+    if (status == LB_OK)
+        status = lb_lora_encode(&job->layout, job->weights, &adapter, err);
     if (status == LB_OK)
         status = core->env.blob_put(core->env.arg, adapter.data, adapter.length,
                                     job->row.adapter_sha, err);
@@ -396,7 +439,8 @@ void lb_core_on_job_create(lb_core *core, lb_core_event *event)
     if (lb_core_active_jobs(core) >= LB_CORE_ACTIVE_MAX)
         status = lb_fail(&err, LB_EBUSY, NULL, "%u jobs are active, which is the limit",
                          LB_CORE_ACTIVE_MAX);
-    if (status == LB_OK && !has_teacher(core, event->job.teacher))
+    bool distils = strcmp(event->job.method, lb_method_name(LB_METHOD_SUPERVISED)) != 0;
+    if (status == LB_OK && distils && !has_teacher(core, event->job.teacher))
         status = lb_fail(&err, LB_ENOTFOUND, "method.on_policy_distillation.teacher.model",
                          "there is no teacher '%.100s'", event->job.teacher);
     if (status == LB_OK)
@@ -417,8 +461,9 @@ void lb_core_on_job_create(lb_core *core, lb_core_event *event)
         goto done;
     }
     core->jobs[core->job_count++] = job;
-    lb_core_note_f(core, LB_LOG_INFO, "job_created", "job=%s model=%s teacher=%s suffix=%s",
-                   job->row.id, job->row.model, job->row.teacher, job->row.suffix);
+    lb_core_note_f(core, LB_LOG_INFO, "job_created", "job=%s method=%s model=%s teacher=%s "
+                   "suffix=%s", job->row.id, job->row.method, job->row.model,
+                   job->row.teacher[0] ? job->row.teacher : "-", job->row.suffix);
     lb_core_view_job(core, job, &w);
     job = NULL;
     lb_core_answer_json(core, event->ticket, lb_status_http(LB_OK), &body);

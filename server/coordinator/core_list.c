@@ -380,8 +380,7 @@ static const core_job *job_of_suffix(const lb_core *core, const char *suffix, si
     return NULL;
 }
 
-/* "<suffix>-v<N>" or "<suffix>-latest" of a version that exists. */
-static const core_job *parse_adapter(const lb_core *core, const char *id, uint32_t *version)
+const core_job *lb_core_find_adapter(const lb_core *core, const char *id, uint32_t *version)
 {
     static const char latest[] = "-latest";
     size_t length = strlen(id), prefix = 0;
@@ -407,7 +406,7 @@ void lb_core_on_adapter(lb_core *core, lb_core_event *event)
     lb_step_row row = {0};
     lb_store *store = core->env.store;
     uint32_t version = 0;
-    const core_job *job = parse_adapter(core, event->id, &version);
+    const core_job *job = lb_core_find_adapter(core, event->id, &version);
     if (!job) {
         answer_missing(core, event, "adapter");
         return;
@@ -457,7 +456,8 @@ void lb_core_on_adapter_list(lb_core *core, lb_core_event *event)
     lb_status status = LB_OK;
     uint32_t version = 0;
     const core_job *only = event->id[0] ? job_of(core, event) : NULL;
-    const core_job *after = event->after[0] ? parse_adapter(core, event->after, &version) : NULL;
+    const core_job *after =
+        event->after[0] ? lb_core_find_adapter(core, event->after, &version) : NULL;
     if (event->id[0] && !only)
         return;
     if (event->after[0] && (!after || (only && only != after))) {

@@ -139,10 +139,16 @@ static lb_status load_start(lb_core *core, core_job *job, lb_err *err)
     char found[LB_SHA256_HEX];
     lb_adam_free(&job->adam);
     lb_status status = lb_adam_create(job->layout.elements, &job->adam, err);
-    if (status == LB_OK) {
+    if (status == LB_OK && job->row.from_adapter[0]) {
+        status = core->env.blob_get(core->env.arg, job->row.adapter_sha, &adapter, err);
+        if (status == LB_OK)
+            status = lb_lora_decode(&job->layout, adapter.data, adapter.length, job->weights, err);
+        lb_buf_clear(&adapter);
+    } else if (status == LB_OK) {
         lb_lora_init(&job->layout, job->row.seed, job->weights);
-        status = lb_lora_encode(&job->layout, job->weights, &adapter, err);
     }
+    if (status == LB_OK)
+        status = lb_lora_encode(&job->layout, job->weights, &adapter, err);
     if (status == LB_OK)
         status = core->env.blob_put(core->env.arg, adapter.data, adapter.length, found, err);
     if (status == LB_OK)

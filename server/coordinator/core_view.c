@@ -107,13 +107,15 @@ static void view_method(const core_job *job, lb_jsonw *w)
 {
     lb_jsonw_key(w, "method");
     lb_jsonw_object(w);
-    key_text(w, "type", "on_policy_distillation");
-    lb_jsonw_key(w, "on_policy_distillation");
+    key_text(w, "type", job->row.method);
+    lb_jsonw_key(w, job->row.method);
     lb_jsonw_object(w);
-    lb_jsonw_key(w, "teacher");
-    lb_jsonw_object(w);
-    key_text(w, "model", job->row.teacher);
-    lb_jsonw_object_end(w);
+    if (job->row.teacher[0]) {
+        lb_jsonw_key(w, "teacher");
+        lb_jsonw_object(w);
+        key_text(w, "model", job->row.teacher);
+        lb_jsonw_object_end(w);
+    }
     key_raw(w, "hyperparameters", job->row.hyperparameters);
     lb_jsonw_object_end(w);
     lb_jsonw_object_end(w);
@@ -195,6 +197,7 @@ void lb_core_view_job(const lb_core *core, const core_job *job, lb_jsonw *w)
     key_raw(w, "metadata", row->metadata);
     view_method(job, w);
     key_text(w, "suffix", row->suffix);
+    key_text(w, "from_adapter", row->from_adapter[0] ? row->from_adapter : NULL);
     view_progress(core, job, left, w);
     lb_jsonw_object_end(w);
 }
@@ -211,6 +214,7 @@ void lb_core_view_run(const lb_core *core, const core_job *job, lb_jsonw *w)
     lb_jsonw_object(w);
     key_text(w, "job", row->id);
     key_text(w, "model", row->model);
+    key_text(w, "method", row->method);
     key_u64(w, "seed", row->seed);
     key_raw(w, "hyperparameters", row->hyperparameters);
     key_text(w, "dataset_sha256", row->dataset_sha);
@@ -230,10 +234,14 @@ void lb_core_view_run(const lb_core *core, const core_job *job, lb_jsonw *w)
     lb_jsonw_array_end(w);
     lb_jsonw_object_end(w);
     lb_jsonw_key(w, "teacher");
-    lb_jsonw_object(w);
-    key_text(w, "model", row->teacher);
-    key_text(w, "url", url);
-    lb_jsonw_object_end(w);
+    if (row->teacher[0]) {
+        lb_jsonw_object(w);
+        key_text(w, "model", row->teacher);
+        key_text(w, "url", url);
+        lb_jsonw_object_end(w);
+    } else {
+        lb_jsonw_null(w);
+    }
     key_text(w, "grader", row->graded ? "exact_numeric" : NULL);
     key_text(w, "state", status_of(job));
     lb_jsonw_object_end(w);
@@ -272,23 +280,26 @@ void lb_core_view_step(const core_job *job, const lb_step_row *row, const double
                        double seconds, lb_buf *out)
 {
     lb_jsonw w = {.out = out};
+    /* A supervised step sampled nothing: what rollouts and a teacher give is null. */
+    bool sampled = job->config.method == LB_METHOD_DISTILLATION;
     double tokens = (double)row->tokens, rollouts = m[LB_METRIC_ROLLOUTS];
+    double sampled_tokens = sampled ? tokens : 0.0;
     uint32_t version = row->step + 1;
     bool mean = job->config.normalization == LB_NORM_TOKEN_MEAN;
     lb_jsonw_object(&w);
     key_u64(&w, "step", version);
-    key_ratio(&w, "teacher_kl", m[LB_METRIC_REVERSE_KL], tokens);
+    key_ratio(&w, "teacher_kl", m[LB_METRIC_REVERSE_KL], sampled_tokens);
     key_ratio(&w, "accuracy", m[LB_METRIC_CORRECT], m[LB_METRIC_GRADED]);
     key_ratio(&w, "loss", m[LB_METRIC_LOSS], mean ? tokens : 1.0);
-    key_ratio(&w, "optim/kl_sample_train_v1", m[LB_METRIC_LOG_RATIO], tokens);
-    key_ratio(&w, "optim/kl_sample_train_v2", HALF * m[LB_METRIC_LOG_RATIO_SQUARE], tokens);
-    key_ratio(&w, "optim/entropy", -m[LB_METRIC_SAMPLER_LOGPROB], tokens);
+    key_ratio(&w, "optim/kl_sample_train_v1", m[LB_METRIC_LOG_RATIO], sampled_tokens);
+    key_ratio(&w, "optim/kl_sample_train_v2", HALF * m[LB_METRIC_LOG_RATIO_SQUARE], sampled_tokens);
+    key_ratio(&w, "optim/entropy", -m[LB_METRIC_SAMPLER_LOGPROB], sampled_tokens);
     key_f64(&w, "optim/lr", job->config.learning_rate);
     key_u64(&w, "progress/batch", version);
     key_f64(&w, "progress/done_frac", (double)version / (double)job->config.max_steps);
     key_ratio(&w, "env/all/ac_tokens_per_turn", tokens, rollouts);
     key_ratio(&w, "env/all/reward/total", m[LB_METRIC_CORRECT], m[LB_METRIC_GRADED]);
-    key_ratio(&w, "stop_rate", m[LB_METRIC_STOPPED], rollouts);
+    key_ratio(&w, "stop_rate", m[LB_METRIC_STOPPED], sampled ? rollouts : 0.0);
     key_f64(&w, "length_max", m[LB_METRIC_LENGTH_MAX]);
     key_f64(&w, "ratio_max", m[LB_METRIC_RATIO_MAX]);
     key_ratio(&w, "ess", m[LB_METRIC_RATIO] * m[LB_METRIC_RATIO], m[LB_METRIC_RATIO_SQUARE]);

@@ -13,9 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define METHOD "on_policy_distillation"
-#define METHOD_PATH "method." METHOD
-#define HYPER_PATH METHOD_PATH ".hyperparameters"
+#define PATH_BYTES 64
 #define DEFAULT_SUFFIX "distill"
 #define METADATA_KEY_MAX 64u
 #define METADATA_VALUE_MAX 512u
@@ -27,6 +25,8 @@ typedef struct request_parts {
     const lb_core_model *model;
     const lb_tokenizer *tokenizer;
     char file_sha[LB_SHA256_HEX];
+    lb_method method;
+    char where[PATH_BYTES], hyper_where[PATH_BYTES];   /* paths of their objects */
     lb_job_config config;
 } request_parts;
 
@@ -122,56 +122,78 @@ static lb_status read_metadata(const lb_json *body, lb_job_row *job, lb_err *err
     return keep_text(&text, &job->metadata, err);
 }
 
+/* The version of another job that this one goes on from. Whether it exists the owner knows. */
+static lb_status read_start(const lb_json *body, lb_job_row *job, lb_err *err)
+{
+    const char *id = NULL;
+    lb_status status = LB_OK;
+    if (!lb_json_is_null(lb_json_get(body, "from_adapter")))
+        status = lb_json_opt_string(body, "", "from_adapter", &id, err);
+    if (status == LB_OK && id && !lb_route_is_id(id, sizeof job->from_adapter - 1))
+        status = lb_fail(err, LB_EINVAL, "from_adapter", "'%.100s' is no id of an adapter", id);
+    if (status == LB_OK && id)
+        snprintf(job->from_adapter, sizeof job->from_adapter, "%s", id);
+    return status;
+}
+
 /* The teacher that the job names; with a single teacher there is nothing to name. */
-static lb_status read_teacher(const lb_coordinator *c, const lb_json *method, lb_job_row *job,
-                              lb_err *err)
+static lb_status read_teacher(const lb_coordinator *c, const request_parts *parts,
+                              const lb_json *method, lb_job_row *job, lb_err *err)
 {
     const lb_json *teacher = NULL;
     const char *name = NULL;
-    lb_status status = lb_json_opt_object(method, METHOD_PATH, "teacher", &teacher, err);
+    char field[PATH_BYTES + sizeof ".teacher.model"];
+    snprintf(field, sizeof field, "%s.teacher", parts->where);
+    lb_status status = lb_json_opt_object(method, parts->where, "teacher", &teacher, err);
+    if (status == LB_OK && teacher && parts->method == LB_METHOD_SUPERVISED)
+        return lb_fail(err, LB_EINVAL, field, "a supervised job has no teacher");
     if (status == LB_OK && teacher)
-        status = lb_json_need_string(teacher, METHOD_PATH ".teacher", "model", &name, err);
-    if (status == LB_OK && !name && c->config.teacher_count == 1)
-        name = c->config.teachers[0].name;
-    if (status == LB_OK && !name)
-        status = lb_fail(err, LB_EINVAL, METHOD_PATH ".teacher", "a job must name its teacher");
-    if (status != LB_OK)
+        status = lb_json_need_string(teacher, field, "model", &name, err);
+    if (status != LB_OK || parts->method == LB_METHOD_SUPERVISED)
         return status;
+    if (!name && c->config.teacher_count == 1)
+        name = c->config.teachers[0].name;
+    if (!name)
+        return lb_fail(err, LB_EINVAL, field, "a job must name its teacher");
     for (size_t i = 0; i < c->config.teacher_count; i++) {
         if (strcmp(c->config.teachers[i].name, name) == 0) {
             snprintf(job->teacher, sizeof job->teacher, "%s", name);
             return LB_OK;
         }
     }
-    return lb_fail(err, LB_ENOTFOUND, METHOD_PATH ".teacher.model", "there is no teacher '%.100s'",
-                   name);
+    snprintf(field, sizeof field, "%s.teacher.model", parts->where);
+    return lb_fail(err, LB_ENOTFOUND, field, "there is no teacher '%.100s'", name);
 }
 
 static lb_status read_method(const lb_coordinator *c, request_parts *parts, lb_job_row *job,
                              lb_err *err)
 {
-    const lb_json *method = NULL, *distillation = NULL;
+    const lb_json *method = NULL, *settings = NULL;
     const char *type = NULL;
     lb_status status = lb_json_need_object(parts->body, "", "method", &method, err);
     if (status == LB_OK)
         status = lb_json_need_string(method, "method", "type", &type, err);
-    if (status == LB_OK && strcmp(type, METHOD) != 0)
-        status = lb_fail(err, LB_EUNSUPPORTED, "method.type",
-                         "'%.40s' is not a method of this server; it has " METHOD, type);
     if (status == LB_OK)
-        status = lb_json_need_object(method, "method", METHOD, &distillation, err);
-    if (status == LB_OK)
-        status = read_teacher(c, distillation, job, err);
-    if (status == LB_OK)
-        status = lb_json_opt_object(distillation, METHOD_PATH, "hyperparameters",
+        status = lb_method_parse(type, &parts->method, err);
+    if (status != LB_OK)
+        return status;
+    snprintf(job->method, sizeof job->method, "%s", type);
+    snprintf(parts->where, sizeof parts->where, "method.%s", type);
+    snprintf(parts->hyper_where, sizeof parts->hyper_where, "method.%.32s.hyperparameters", type);
+    /* A supervised job may leave its settings out; a distillation has at least a teacher to say. */
+    status = parts->method == LB_METHOD_SUPERVISED
+                 ? lb_json_opt_object(method, "method", type, &settings, err)
+                 : lb_json_need_object(method, "method", type, &settings, err);
+    if (status == LB_OK && settings)
+        status = read_teacher(c, parts, settings, job, err);
+    if (status == LB_OK && settings)
+        status = lb_json_opt_object(settings, parts->where, "hyperparameters",
                                     &parts->hyperparameters, err);
     return status;
 }
 
 static lb_status read_config(request_parts *parts, lb_job_row *job, lb_err *err)
 {
-    lb_buf text = {0};
-    lb_jsonw w = {.out = &text};
     uint64_t seed = 0;
     uint32_t random = 0;
     lb_coordinator_random(&random, sizeof random);
@@ -179,24 +201,42 @@ static lb_status read_config(request_parts *parts, lb_job_row *job, lb_err *err)
     lb_status status = LB_OK;
     if (!lb_json_is_null(lb_json_get(parts->body, "seed")))
         status = lb_json_opt_u64(parts->body, "", "seed", 0, INT64_MAX, &seed, err);
+    job->seed = seed;
     if (status == LB_OK)
-        status = lb_job_config_parse(parts->hyperparameters, HYPER_PATH, seed, &parts->config, err);
+        status = lb_job_config_parse(parts->hyperparameters, parts->hyper_where, parts->method,
+                                     seed, &parts->config, err);
+    return status;
+}
+
+/* The configuration with all defaults and the steps that its epochs are. */
+static lb_status write_config(request_parts *parts, lb_job_row *job, lb_err *err)
+{
+    lb_buf text = {0};
+    lb_jsonw w = {.out = &text};
+    lb_status status = lb_job_config_resolve(&parts->config, job->dataset_rows, err);
     if (status != LB_OK)
         return status;
-    job->seed = seed;
     lb_job_config_write(&parts->config, &w);
     return keep_text(&text, &job->hyperparameters, err);
 }
 
 static lb_status check_lengths(const request_parts *parts, const lb_dataset *dataset, lb_err *err)
 {
+    char field[PATH_BYTES + sizeof ".max_completion_tokens"];
+    uint32_t positions = parts->model->config.max_positions;
     uint64_t longest = (uint64_t)dataset->longest + parts->config.max_completion_tokens;
-    if (longest <= parts->model->config.max_positions)
+    if (parts->method == LB_METHOD_SUPERVISED)
+        return dataset->longest_row <= positions
+                   ? LB_OK
+                   : lb_fail(err, LB_EINVAL, "training_file", "the longest row (%u tokens) does "
+                             "not fit into the model's %u positions", dataset->longest_row,
+                             positions);
+    if (longest <= positions)
         return LB_OK;
-    return lb_fail(err, LB_EINVAL, HYPER_PATH ".max_completion_tokens",
-                   "the longest prompt (%u tokens) and %u new tokens do not fit into the model's "
-                   "%u positions", dataset->longest, parts->config.max_completion_tokens,
-                   parts->model->config.max_positions);
+    snprintf(field, sizeof field, "%s.max_completion_tokens", parts->hyper_where);
+    return lb_fail(err, LB_EINVAL, field, "the longest prompt (%u tokens) and %u new tokens do not "
+                   "fit into the model's %u positions", dataset->longest,
+                   parts->config.max_completion_tokens, positions);
 }
 
 /* The file's prompts as tokens, stored as a "prompts" frame. */
@@ -205,11 +245,17 @@ static lb_status tokenise(lb_coordinator *c, const request_parts *parts, lb_job_
 {
     lb_buf text = {0}, frame = {0};
     lb_dataset dataset = {0};
+    const lb_model_config *model = &parts->model->config;
+    lb_dataset_options options = {
+        .tokenizer = parts->tokenizer,
+        .vocab = job->vocab,
+        .end = model->eos_count ? model->eos[0] : LB_DATASET_NO_END,
+        .completions = parts->method == LB_METHOD_SUPERVISED,
+    };
     lb_status status = lb_blobs_get(c->blobs, parts->file_sha, &text, err);
     if (status != LB_OK)
         goto done;
-    status = lb_dataset_parse_jsonl((const char *)text.data, text.length, parts->tokenizer,
-                                    job->vocab, &dataset, err);
+    status = lb_dataset_parse_jsonl((const char *)text.data, text.length, &options, &dataset, err);
     if (status != LB_OK) {
         if (err)
             snprintf(err->field, sizeof err->field, "training_file");
@@ -280,6 +326,8 @@ void lb_route_job_create(void *daemon, lb_request *request)
     if (status == LB_OK)
         status = read_metadata(parts.body, job, &err);
     if (status == LB_OK)
+        status = read_start(parts.body, job, &err);
+    if (status == LB_OK)
         status = read_method(c, &parts, job, &err);
     if (status == LB_OK)
         status = read_config(&parts, job, &err);
@@ -287,6 +335,8 @@ void lb_route_job_create(void *daemon, lb_request *request)
         status = read_idempotency(request, job, &err);
     if (status == LB_OK)
         status = tokenise(c, &parts, job, &err);
+    if (status == LB_OK)
+        status = write_config(&parts, job, &err);
     if (status == LB_OK) {
         lb_route_submit(c, request, event);
         return;

@@ -21,7 +21,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 #define LOCK_TEXT_MAX 64
 #define NFS_MAGIC 0x6969
 #define ROW_BYTES_MAX (16 << 20)

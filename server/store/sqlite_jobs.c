@@ -26,6 +26,7 @@ void lb_job_row_free(lb_job_row *row)
         return;
     free(row->hyperparameters);
     free(row->metadata);
+    free(row->handshake);
     *row = (lb_job_row){0};
 }
 
@@ -73,13 +74,13 @@ static lb_status job_insert(void *impl, const lb_job_row *row, const lb_event_ro
     lb_status status = lb_sql_begin(sqlite, err);
     if (status != LB_OK)
         return status;
-    status = lb_sql_bind(sqlite, LB_SQL_JOB_INSERT, err, "ttttttutttutuutttuti", row->id,
+    status = lb_sql_bind(sqlite, LB_SQL_JOB_INSERT, err, "ttttttutttutuutttutitt", row->id,
                          row->suffix, row->model, row->teacher, row->training_file,
                          row->request_sha, row->seed, row->hyperparameters, row->metadata,
                          row->dataset_sha, (uint64_t)row->dataset_rows, row->tokenizer_sha,
                          (uint64_t)row->vocab, (uint64_t)row->graded, row->config_sha,
                          row->adapter_sha, row->adapter_config_sha, row->adapter_bytes,
-                         row->head_hash, row->created_at);
+                         row->head_hash, row->created_at, row->method, row->from_adapter);
     if (status == LB_OK)
         status = lb_sql_run(sqlite, LB_SQL_JOB_INSERT, NULL, err);
     if (status == LB_OK && event)
@@ -124,6 +125,8 @@ static lb_status read_job(lb_sqlite *sqlite, lb_job_row *row, lb_err *err)
         {20, row->error_code, sizeof row->error_code},
         {21, row->error_message, sizeof row->error_message},
         {23, row->head_hash, sizeof row->head_hash},
+        {28, row->method, sizeof row->method},
+        {29, row->from_adapter, sizeof row->from_adapter},
     };
     const lb_sql_id id = LB_SQL_JOBS;
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
@@ -140,7 +143,8 @@ static lb_status read_job(lb_sqlite *sqlite, lb_job_row *row, lb_err *err)
     row->finished_at = (int64_t)lb_sql_u64_of(sqlite, id, 27);
     row->hyperparameters = column_copy(sqlite, 7);
     row->metadata = column_copy(sqlite, 8);
-    if (!row->hyperparameters || !row->metadata)
+    row->handshake = column_copy(sqlite, 30);
+    if (!row->hyperparameters || !row->metadata || !row->handshake)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for a job");
     return parse_state(state, &row->state, err);
 }
@@ -188,6 +192,24 @@ static lb_status job_change(void *impl, const char *job, const lb_job_change *ch
     return lb_sql_end(sqlite, lb_sqlite_job_change(sqlite, job, change, err), err);
 }
 
+static lb_status job_handshake(void *impl, const char *job, const char *text,
+                               const lb_event_row *event, lb_err *err)
+{
+    lb_sqlite *sqlite = impl;
+    int changes = 0;
+    lb_status status = lb_sql_begin(sqlite, err);
+    if (status != LB_OK)
+        return status;
+    status = lb_sql_bind(sqlite, LB_SQL_JOB_HANDSHAKE, err, "tt", job, text);
+    if (status == LB_OK)
+        status = lb_sql_run(sqlite, LB_SQL_JOB_HANDSHAKE, &changes, err);
+    if (status == LB_OK && changes != 1)
+        status = lb_fail(err, LB_EGONE, "job", "job %s has its handshake, or has ended", job);
+    if (status == LB_OK && event)
+        status = lb_sqlite_event_insert(sqlite, job, event, err);
+    return lb_sql_end(sqlite, status, err);
+}
+
 void lb_sqlite_job_ops(lb_store *store)
 {
     store->file_insert = file_insert;
@@ -195,4 +217,5 @@ void lb_sqlite_job_ops(lb_store *store)
     store->job_insert = job_insert;
     store->jobs = jobs;
     store->job_change = job_change;
+    store->job_handshake = job_handshake;
 }

@@ -21,7 +21,8 @@ const char lb_sql_schema[] =
     " ('queued','running','succeeded','failed','cancelled')), error_code TEXT NOT NULL,"
     " error_message TEXT NOT NULL, head INTEGER NOT NULL, head_hash TEXT NOT NULL,"
     " tokens_total INTEGER NOT NULL, created_at INTEGER NOT NULL, started_at INTEGER NOT NULL,"
-    " finished_at INTEGER NOT NULL) STRICT;"
+    " finished_at INTEGER NOT NULL, method TEXT NOT NULL, from_adapter TEXT NOT NULL,"
+    " handshake TEXT NOT NULL) STRICT;"
     "CREATE INDEX run_dataset ON run(dataset_sha);"
     "CREATE INDEX run_adapter ON run(adapter_sha);"
     "CREATE INDEX run_adapter_config ON run(adapter_config_sha);"
@@ -44,7 +45,7 @@ const char lb_sql_schema[] =
     "CREATE TABLE event(run TEXT NOT NULL REFERENCES run(id), seq INTEGER NOT NULL,"
     " created_at INTEGER NOT NULL, level TEXT NOT NULL, type TEXT NOT NULL,"
     " message TEXT NOT NULL, step INTEGER NOT NULL, PRIMARY KEY(run, seq)) STRICT, WITHOUT ROWID;"
-    "PRAGMA user_version = 1;"
+    "PRAGMA user_version = 2;"
     "COMMIT;";
 
 #define STEP_COLUMNS                                                                          \
@@ -71,18 +72,22 @@ const char *const lb_sql_text[LB_SQL_COUNT] = {
         " hyperparameters, metadata, dataset_sha, dataset_rows, tokenizer_sha, vocab, graded,"
         " config_sha, adapter_sha, adapter_config_sha, adapter_bytes, numerics_class, state,"
         " error_code, error_message, head, head_hash, tokens_total, created_at, started_at,"
-        " finished_at) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15,"
-        " ?16, ?17, ?18, '', 'queued', '', '', 0, ?19, 0, ?20, 0, 0)",
+        " finished_at, method, from_adapter, handshake) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8,"
+        " ?9, ?10, ?11, ?12, ?13, ?14, ?15,"
+        " ?16, ?17, ?18, '', 'queued', '', '', 0, ?19, 0, ?20, 0, 0, ?21, ?22, '')",
     [LB_SQL_JOBS] =
         "SELECT id, suffix, model, teacher, training_file, request_sha, seed, hyperparameters,"
         " metadata, dataset_sha, dataset_rows, tokenizer_sha, vocab, graded, config_sha,"
         " adapter_sha, adapter_config_sha, adapter_bytes, numerics_class, state, error_code,"
-        " error_message, head, head_hash, tokens_total, created_at, started_at, finished_at"
-        " FROM run ORDER BY seq",
+        " error_message, head, head_hash, tokens_total, created_at, started_at, finished_at,"
+        " method, from_adapter, handshake FROM run ORDER BY seq",
     [LB_SQL_JOB_CHANGE] =
         "UPDATE run SET state = ?2, error_code = ?3, error_message = ?4, started_at = ?5,"
         " finished_at = ?6 WHERE id = ?1 AND state IN ('queued', 'running')",
     [LB_SQL_JOB_CLASS] = "UPDATE run SET numerics_class = ?2 WHERE id = ?1 AND numerics_class = ''",
+    [LB_SQL_JOB_HANDSHAKE] =
+        "UPDATE run SET handshake = ?2 WHERE id = ?1 AND handshake = ''"
+        " AND state IN ('queued', 'running')",
     [LB_SQL_JOB_HEAD] =
         "UPDATE run SET head = head + 1, head_hash = ?4, tokens_total = ?5 WHERE id = ?1"
         " AND head = ?2 AND head_hash = ?3 AND state = 'running'",

@@ -47,7 +47,9 @@ typedef struct lb_job_row {
     char id[LB_ID_SIZE];
     char suffix[LB_ID_SIZE];                   /* unique: names the adapter versions */
     char model[LB_NAME_SIZE];
-    char teacher[LB_NAME_SIZE];
+    char method[LB_ID_SIZE];                   /* "on_policy_distillation" or "supervised" */
+    char teacher[LB_NAME_SIZE];                /* "" for a supervised job */
+    char from_adapter[LB_ID_SIZE * 2];         /* the version it starts from, "" for none */
     char training_file[LB_ID_SIZE];
     char request_sha[LB_SHA256_HEX];           /* of the creating request, for Idempotency-Key */
     uint64_t seed;                             /* at most INT64_MAX */
@@ -63,6 +65,7 @@ typedef struct lb_job_row {
     char adapter_config_sha[LB_SHA256_HEX];    /* blob: adapter_config.json of every version */
     uint64_t adapter_bytes;
     char numerics_class[LB_NAME_SIZE];         /* "" until the first push pins it */
+    char *handshake;                           /* owned; JSON of the handshake, "" until then */
     lb_job_state state;
     char error_code[LB_ID_SIZE];
     char error_message[LB_ERR_MESSAGE_MAX];
@@ -143,6 +146,9 @@ typedef struct lb_store {
                             lb_err *err);
     lb_status (*jobs)(void *impl, lb_visit_job *visit, void *arg, lb_err *err);  /* by age */
     lb_status (*job_change)(void *impl, const char *job, const lb_job_change *change, lb_err *err);
+    /* Keeps the handshake's JSON; LB_EGONE when there is one or the job has ended. */
+    lb_status (*job_handshake)(void *impl, const char *job, const char *text,
+                               const lb_event_row *event, lb_err *err);
 
     /* pin_class: the numerics class to pin with this first push, NULL when it is pinned. */
     lb_status (*push_insert)(void *impl, const char *job, const lb_push_row *row,

@@ -32,7 +32,8 @@ static void fuzz_jsonl(const char *text, size_t length)
     lb_dataset dataset = {0}, decoded = {0};
     lb_buf frame = {0};
     lb_err err = {0};
-    if (lb_dataset_parse_jsonl(text, length, NULL, VOCAB, &dataset, &err) != LB_OK)
+    lb_dataset_options options = {.vocab = VOCAB, .end = LB_DATASET_NO_END};
+    if (lb_dataset_parse_jsonl(text, length, &options, &dataset, &err) != LB_OK)
         return;
     if (lb_dataset_encode(&dataset, &frame, &err) != LB_OK ||
         lb_dataset_decode(frame.data, frame.length, &decoded, &err) != LB_OK ||

@@ -295,7 +295,8 @@ static inline void world_hyper(uint32_t steps, uint32_t units, uint64_t seed, lb
     lb_buf_printf(&text, WORLD_HYPER, steps, units, units);
     lb_status status = lb_json_parse((const char *)text.data, text.length, &json, NULL);
     assert(status == LB_OK);
-    status = lb_job_config_parse(json, "hyperparameters", seed, &config, NULL);
+    status = lb_job_config_parse(json, "hyperparameters", LB_METHOD_DISTILLATION, seed, &config,
+                                 NULL);
     assert(status == LB_OK);
     lb_job_config_write(&config, &writer);
     lb_json_free(json);
@@ -313,6 +314,7 @@ static inline lb_core_event world_job_event(const world *w, const char *id, uint
     snprintf(job->id, sizeof job->id, "%s", id);
     snprintf(job->suffix, sizeof job->suffix, "quick");
     snprintf(job->model, sizeof job->model, "student");
+    snprintf(job->method, sizeof job->method, "on_policy_distillation");
     snprintf(job->teacher, sizeof job->teacher, "teacher");
     snprintf(job->training_file, sizeof job->training_file, "file-1");
     snprintf(job->tokenizer_sha, sizeof job->tokenizer_sha, "%s",

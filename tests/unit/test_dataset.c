@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define VOCAB 1000u
+#define END 8u
 
 /* Tokens a and b, their merge, and a space; the post-processor puts token 9 before a text. */
 static const char tokenizer_json[] =
@@ -33,7 +34,8 @@ static lb_tokenizer *make_tokenizer(void)
 static void parse(const char *text, const lb_tokenizer *tokenizer, lb_dataset *out)
 {
     lb_err err = {0};
-    if (lb_dataset_parse_jsonl(text, strlen(text), tokenizer, VOCAB, out, &err) != LB_OK)
+    lb_dataset_options options = {.tokenizer = tokenizer, .vocab = VOCAB, .end = END};
+    if (lb_dataset_parse_jsonl(text, strlen(text), &options, out, &err) != LB_OK)
         fail_msg("%s: %s", err.field, err.message);
 }
 
@@ -69,6 +71,37 @@ static void test_rows(void **state)
     lb_tokenizer_free(tokenizer);
 }
 
+/* Text gets the end token and no begin token; ids stay as they are. */
+static void test_completions(void **state)
+{
+    (void)state;
+    lb_tokenizer *tokenizer = make_tokenizer();
+    lb_dataset dataset = {0};
+    parse("{\"prompt\":\"a\",\"completion\":\"ab\"}\n"
+          "{\"prompt_ids\":[7],\"completion_ids\":[1,2,3,4],\"answer\":\"5\"}\n"
+          "{\"prompt\":\"ab\",\"completion\":null}", tokenizer, &dataset);
+    assert_int_equal(dataset.longest, 2);
+    assert_int_equal(dataset.longest_row, 5);
+    check_row(&dataset.prompts[0], (uint32_t[]){9, 0}, 2, NULL);
+    assert_int_equal(dataset.prompts[0].completion_count, 2);
+    assert_memory_equal(dataset.prompts[0].completion, ((uint32_t[]){2, END}), 8);
+    check_row(&dataset.prompts[1], (uint32_t[]){7}, 1, "5");
+    assert_int_equal(dataset.prompts[1].completion_count, 4);
+    assert_memory_equal(dataset.prompts[1].completion, ((uint32_t[]){1, 2, 3, 4}), 16);
+    check_row(&dataset.prompts[2], (uint32_t[]){9, 2}, 2, NULL);
+    assert_int_equal(dataset.prompts[2].completion_count, 0);
+    lb_dataset_free(&dataset);
+    lb_err err = {0};
+    lb_dataset_options options = {.tokenizer = tokenizer, .vocab = VOCAB, .end = END,
+                                  .completions = true};
+    const char *bare = "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\"}";
+    assert_int_equal(lb_dataset_parse_jsonl(bare, strlen(bare), &options, &dataset, &err),
+                     LB_EINVAL);
+    assert_string_equal(err.field, "completion");
+    assert_non_null(strstr(err.message, "line 2"));
+    lb_tokenizer_free(tokenizer);
+}
+
 static void test_row_errors(void **state)
 {
     static const struct {
@@ -93,20 +126,27 @@ static void test_row_errors(void **state)
         {"{\"prompt\":\"a\",\"answer\":12}", "line 1", "answer", true},
         {"{\"prompt\":\"a\",\"answer\":\"1\\u0000\"}", "line 1", "answer", true},
         {"{\"prompt\":\"a z\"}", "line 1", "text", true},
+        {"{\"prompt\":\"a\",\"completion\":3}", "line 1", "completion", true},
+        {"{\"prompt\":\"a\",\"completion\":\"\"}", "line 1", "completion", true},
+        {"{\"prompt\":\"a\",\"completion_ids\":[1000]}", "below", "completion_ids", true},
+        {"{\"prompt\":\"a\",\"completion\":\"b\",\"completion_ids\":[1]}", "line 1",
+         "completion", true},
     };
     (void)state;
     lb_tokenizer *tokenizer = make_tokenizer();
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         lb_dataset dataset = {0};
         lb_err err = {0};
-        lb_status status = lb_dataset_parse_jsonl(rows[i].text, strlen(rows[i].text),
-                                                  rows[i].tokenizer ? tokenizer : NULL, VOCAB,
+        lb_dataset_options options = {.tokenizer = rows[i].tokenizer ? tokenizer : NULL,
+                                      .vocab = VOCAB, .end = END};
+        lb_status status = lb_dataset_parse_jsonl(rows[i].text, strlen(rows[i].text), &options,
                                                   &dataset, &err);
         if (status == LB_OK || status != err.status || dataset.count != 0 ||
             strstr(err.message, rows[i].line) == NULL || strcmp(err.field, rows[i].field) != 0)
             fail_msg("row %zu: status %d, field \"%s\", message \"%s\"", i, (int)status, err.field,
                      err.message);
-        assert_int_equal(lb_dataset_parse_jsonl(rows[i].text, strlen(rows[i].text), NULL, 1,
+        options = (lb_dataset_options){.vocab = 1, .end = END};
+        assert_int_equal(lb_dataset_parse_jsonl(rows[i].text, strlen(rows[i].text), &options,
                                                 &dataset, NULL) != LB_OK, true);
     }
     lb_tokenizer_free(tokenizer);
@@ -123,8 +163,8 @@ static void test_long_line(void **state)
     assert_non_null(text);
     memset(text, 'x', length);
     memcpy(text, good, strlen(good));
-    assert_int_equal(lb_dataset_parse_jsonl(text, length, NULL, VOCAB, &dataset, &err),
-                     LB_ETOOBIG);
+    lb_dataset_options options = {.vocab = VOCAB, .end = LB_DATASET_NO_END};
+    assert_int_equal(lb_dataset_parse_jsonl(text, length, &options, &dataset, &err), LB_ETOOBIG);
     assert_non_null(strstr(err.message, "line 2"));
     free(text);
 }
@@ -134,7 +174,8 @@ static void test_long_line(void **state)
 static void make_frame(lb_buf *frame)
 {
     lb_dataset dataset = {0};
-    parse("{\"prompt_ids\":[1,2,3],\"answer\":\"\\u00e9\"}\n{\"prompt_ids\":[4]}\n"
+    parse("{\"prompt_ids\":[1,2,3],\"answer\":\"\\u00e9\"}\n"
+          "{\"prompt_ids\":[4],\"completion_ids\":[11,12]}\n"
           "{\"prompt_ids\":[5,6],\"answer\":\"7\"}", NULL, &dataset);
     assert_int_equal(lb_dataset_encode(&dataset, frame, NULL), LB_OK);
     lb_dataset_free(&dataset);
@@ -147,13 +188,15 @@ static void test_frame(void **state)
     lb_dataset dataset = {0};
     lb_err err = {0};
     make_frame(&frame);
-    assert_int_equal(frame.length, 12 + 3 * 8 + 6 * 4 + 3);
-    assert_memory_equal(frame.data, "LBPR\1\0\0\0\3\0\0\0\3\0\0\0\2\0\0\0\1\0\0\0", 24);
+    assert_int_equal(frame.length, 12 + 3 * 12 + 8 * 4 + 3);
+    assert_memory_equal(frame.data, "LBPR\2\0\0\0\3\0\0\0\3\0\0\0\0\0\0\0\2\0\0\0", 24);
     assert_int_equal(lb_dataset_decode(frame.data, frame.length, &dataset, &err), LB_OK);
     assert_int_equal(dataset.count, 3);
     assert_int_equal(dataset.longest, 3);
     check_row(&dataset.prompts[0], (uint32_t[]){1, 2, 3}, 3, "\xc3\xa9");
     check_row(&dataset.prompts[1], (uint32_t[]){4}, 1, NULL);
+    assert_int_equal(dataset.prompts[1].completion_count, 2);
+    assert_memory_equal(dataset.prompts[1].completion, ((uint32_t[]){11, 12}), 8);
     check_row(&dataset.prompts[2], (uint32_t[]){5, 6}, 2, "7");
     assert_int_equal(lb_dataset_encode(&dataset, &again, &err), LB_OK);
     assert_int_equal(again.length, frame.length);
@@ -213,8 +256,9 @@ static void test_frame_lies(void **state)
         const char *field;
     } rows[] = {
         {0, 0, "magic"},
-        {4, 2, "version"},
-        {4, 0x10001, "version"},
+        {4, 1, "version"},
+        {4, 3, "version"},
+        {4, 0x10002, "version"},
         {8, 0, "rows"},
         {8, UINT32_MAX, "rows"},
         {8, LB_DATASET_ROWS_MAX, "rows"},
@@ -222,10 +266,12 @@ static void test_frame_lies(void **state)
         {12, 0, "tokens"},
         {12, UINT32_MAX, "tokens"},
         {12, 0x40000003, "tokens"},
-        {16, UINT32_MAX, "answer_bytes"},
-        {16, LB_DATASET_LINE_MAX + 1, "answer_bytes"},
-        {30, 0xc3a90000, "answer"},  /* the two bytes of its letter, swapped */
-        {30, 0x00610000, "answer"},
+        {16, UINT32_MAX, "completion"},
+        {16, 0x40000003, "completion"},
+        {20, UINT32_MAX, "answer_bytes"},
+        {20, LB_DATASET_LINE_MAX + 1, "answer_bytes"},
+        {34, 0xc3a90000, "answer"},  /* the two bytes of its letter, swapped */
+        {34, 0x00610000, "answer"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -270,6 +316,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rows),         cmocka_unit_test(test_row_errors),
+        cmocka_unit_test(test_completions),
         cmocka_unit_test(test_long_line),    cmocka_unit_test(test_frame),
         cmocka_unit_test(test_frame_limits), cmocka_unit_test(test_truncated_frames),
         cmocka_unit_test(test_frame_lies),   cmocka_unit_test(test_grade),

@@ -15,9 +15,54 @@ static lb_status parse(const char *text, lb_job_config *out, lb_err *err)
 {
     lb_json *root = NULL;
     assert_int_equal(lb_json_parse(text, strlen(text), &root, err), LB_OK);
-    lb_status status = lb_job_config_parse(root, "hyperparameters", 7, out, err);
+    lb_status status = lb_job_config_parse(root, "hyperparameters", LB_METHOD_DISTILLATION, 7, out,
+                                           err);
     lb_json_free(root);
     return status;
+}
+
+static lb_status parse_supervised(const char *text, lb_job_config *out, lb_err *err)
+{
+    lb_json *root = NULL;
+    assert_int_equal(lb_json_parse(text, strlen(text), &root, err), LB_OK);
+    lb_status status = lb_job_config_parse(root, "hyperparameters", LB_METHOD_SUPERVISED, 7, out,
+                                           err);
+    lb_json_free(root);
+    return status;
+}
+
+/* The keys of sampling are none of its own, and what it writes it reads. */
+static void test_supervised(void **state)
+{
+    (void)state;
+    const char *const refused[][2] = {
+        {"{\"temperature\":1}", "hyperparameters.temperature"},
+        {"{\"samples_per_prompt\":4}", "hyperparameters.samples_per_prompt"},
+        {"{\"kl_coef\":1}", "hyperparameters.kl_coef"},
+        {"{\"loss\":\"ppo\"}", "loss"},
+        {"{\"max_steps\":3,\"n_epochs\":2}", "n_epochs"},
+    };
+    lb_job_config config, again;
+    lb_err err = {0};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        assert_int_not_equal(parse_supervised(refused[i][0], &config, &err), LB_OK);
+        assert_string_equal(err.field, refused[i][1]);
+    }
+    assert_int_equal(parse_supervised("{\"n_epochs\":3,\"batch_size\":8}", &config, &err), LB_OK);
+    assert_int_equal(config.loss.kind, LB_LOSS_CROSS_ENTROPY);
+    assert_int_equal(config.samples_per_prompt, 1);
+    assert_int_equal(lb_job_config_resolve(&config, 21, &err), LB_OK);
+    assert_int_equal(config.max_steps, 8);   /* 63 rows in eights */
+    lb_buf text = {0};
+    lb_jsonw writer = {.out = &text};
+    lb_job_config_write(&config, &writer);
+    assert_int_equal(parse_supervised((const char *)text.data, &again, &err), LB_OK);
+    assert_memory_equal(&config, &again, sizeof config);
+    assert_int_equal(parse("{\"loss\":\"cross_entropy\"}", &config, &err), LB_EUNSUPPORTED);
+    assert_int_equal(parse("{\"n_epochs\":1000000,\"batch_size\":1}", &config, &err), LB_OK);
+    assert_int_equal(lb_job_config_resolve(&config, 21, &err), LB_EINVAL);
+    assert_string_equal(err.field, "n_epochs");
+    lb_buf_free(&text);
 }
 
 /* Every epoch visits every row once, whatever the row count and the batch. */
@@ -117,6 +162,7 @@ static void test_refusals_name_the_field(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_supervised),
         cmocka_unit_test(test_epochs_are_permutations),
         cmocka_unit_test(test_units_cut_the_batch),
         cmocka_unit_test(test_round_trip),

@@ -72,7 +72,8 @@ static void open_fixture(fixture *f, const char *dir, uint32_t threads, uint32_t
     if (lb_model_load(f->backend, dir, &options, &f->model, &err) != LB_OK)
         fail_msg("%s: %s", err.field, err.message);
     open_adapter(f, strcmp(dir, QUICK_DIR) == 0);
-    assert_int_equal(lb_dataset_parse_jsonl(prompts, strlen(prompts), NULL, VOCAB, &f->dataset,
+    lb_dataset_options rows = {.vocab = VOCAB, .end = LB_DATASET_NO_END};
+    assert_int_equal(lb_dataset_parse_jsonl(prompts, strlen(prompts), &rows, &f->dataset,
                                             &err), LB_OK);
 }
 
@@ -290,6 +291,58 @@ static void test_units_add_up_to_the_step(void **state)
     close_fixture(&f);
 }
 
+/* A supervised unit: the gradient of the completions' summed negative logprob, no teacher, and
+ * a loss that is what the scorer says. */
+static void test_supervised(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"prompt_ids\":[3,4,5],\"completion_ids\":[6,7,1]}\n"
+                               "{\"prompt_ids\":[8],\"completion_ids\":[9,10]}\n";
+    fixture f;
+    lb_err err = {0};
+    lb_dataset_options options = {.vocab = VOCAB, .completions = true};
+    open_fixture(&f, TINY_DIR, 1, 0);
+    lb_dataset_free(&f.dataset);
+    assert_int_equal(lb_dataset_parse_jsonl(text, strlen(text), &options, &f.dataset, &err), LB_OK);
+    f.config = (lb_job_config){
+        .method = LB_METHOD_SUPERVISED, .seed = 3, .max_steps = 1, .batch_size = 2,
+        .samples_per_prompt = 1, .units_per_step = 1, .temperature = 1.0,
+        .loss = lb_loss_defaults(LB_LOSS_CROSS_ENTROPY),
+        .lora = {.rank = 2, .alpha = 4, .targets = LB_LORA_ALL_TARGETS},
+    };
+    lb_buf frame = run(&f, 0, 0, NULL);
+    lb_unit_result r = decode(&f, &frame);
+    double loss = 0;
+    for (size_t i = 0; i < f.dataset.count; i++) {
+        const lb_prompt *row = &f.dataset.prompts[i];
+        uint32_t tokens[6];
+        float logprob[6];
+        memcpy(tokens, row->tokens, row->count * sizeof *tokens);
+        memcpy(tokens + row->count, row->completion, row->completion_count * sizeof *tokens);
+        lb_score_request request = {.sequence = {tokens, row->count + row->completion_count},
+                                    .start = row->count, .logprob = logprob};
+        assert_int_equal(lb_model_score(f.model, f.adapter, &request, 1, &err), LB_OK);
+        for (uint32_t t = row->count; t < request.sequence.count; t++)
+            loss -= (double)logprob[t];
+    }
+    assert_int_equal(r.tokens, 5);
+    assert_int_equal(f.calls, 0);
+    assert_true(fabs(r.metrics[LB_METRIC_LOSS] - loss) < 1e-9 * loss);
+    double size = 0;
+    for (size_t i = 0; i < f.layout.elements; i++)
+        size += fabs((double)r.gradient[i]);
+    assert_true(size > 0);
+    lb_unit_result_free(&r);
+    lb_buf_free(&frame);
+    /* A row without a completion cannot be trained on. */
+    f.dataset.prompts[1].completion_count = 0;
+    lb_unit bad = unit_of(&f, 0, 0, NULL);
+    assert_int_equal(lb_unit_run(&bad, &frame, NULL, &err), LB_EDATA);
+    assert_string_equal(err.field, "dataset");
+    lb_buf_free(&frame);
+    close_fixture(&f);
+}
+
 static void test_what_is_no_logprob_fails_the_unit(void **state)
 {
     (void)state;
@@ -407,8 +460,10 @@ static void test_grading_and_allowed_ids(void **state)
     for (size_t i = 0; i < 2; i++) {
         lb_buf frame = {0};
         lb_dataset_free(&f.dataset);
-        assert_int_equal(lb_dataset_parse_jsonl(rows[i], strlen(rows[i]), tokenizer,
-                                                config->vocab, &f.dataset, &err), LB_OK);
+        lb_dataset_options options = {.tokenizer = tokenizer, .vocab = config->vocab,
+                                      .end = LB_DATASET_NO_END};
+        assert_int_equal(lb_dataset_parse_jsonl(rows[i], strlen(rows[i]), &options, &f.dataset,
+                                                &err), LB_OK);
         f.config.max_completion_tokens = lengths[i];
         lb_unit u = unit_of(&f, 0, 0, teacher_is_base);
         u.grader = tokenizer;
@@ -433,6 +488,7 @@ static void test_grading_and_allowed_ids(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_supervised),
         cmocka_unit_test(test_a_teacher_equal_to_the_student_teaches_nothing),
         cmocka_unit_test(test_metrics_count_the_rollouts),
         cmocka_unit_test(test_bytes_depend_on_the_unit_alone),

@@ -121,7 +121,8 @@ static void on_run(void *daemon, lb_request *request)
     world *w = daemon;
     lb_buf out = {0};
     lb_buf_printf(&out,
-                  "{\"job\":\"ftjob-1\",\"model\":\"%s\",\"seed\":7,\"hyperparameters\":{"
+                  "{\"job\":\"ftjob-1\",\"model\":\"%s\",\"method\":\"on_policy_distillation\","
+                  "\"seed\":7,\"hyperparameters\":{"
                   "\"batch_size\":2,\"units_per_step\":2,\"samples_per_prompt\":3,"
                   "\"max_completion_tokens\":6,\"lora\":{\"r\":2,\"alpha\":4,"
                   "\"target_modules\":[\"q_proj\",\"down_proj\"]}},\"dataset_sha256\":\"%s\","
@@ -248,8 +249,9 @@ static void make_blobs(world *w)
                            .targets = 1u << LB_PROJ_Q | 1u << LB_PROJ_DOWN};
     assert_int_equal(lb_config_load(STUDENT, &config, NULL), LB_OK);
     assert_int_equal(lb_tokenizer_load(STUDENT, &tokenizer, NULL), LB_OK);
-    assert_int_equal(lb_dataset_parse_jsonl(rows, strlen(rows), tokenizer, config.vocab, &dataset,
-                                            NULL), LB_OK);
+    lb_dataset_options options = {.tokenizer = tokenizer, .vocab = config.vocab,
+                                  .end = LB_DATASET_NO_END};
+    assert_int_equal(lb_dataset_parse_jsonl(rows, strlen(rows), &options, &dataset, NULL), LB_OK);
     assert_int_equal(lb_dataset_encode(&dataset, &w->dataset, NULL), LB_OK);
     assert_int_equal(lb_lora_layout_create(&config, &lora, &w->layout, NULL), LB_OK);
     float *flat = calloc(w->layout.elements, sizeof *flat);
