@@ -201,6 +201,27 @@ static size_t lower_bound(const lb_added_set *set, size_t low, size_t high, size
     return low;
 }
 
+bool lb_ranges_meet(lb_ranges ranges, size_t begin, size_t end)
+{
+    size_t low = 0, high = ranges.count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (ranges.items[middle].end <= begin)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < ranges.count && ranges.items[low].begin < end;
+}
+
+static bool allowed(const lb_cutter *cutter, const lb_added *added, size_t offset)
+{
+    if (!added->special)
+        return true;
+    size_t begin = cutter->origin + offset;
+    return cutter->special && !lb_ranges_meet(cutter->content, begin, begin + added->length);
+}
+
 /* The longest token that begins at offset, NULL if none: the range of items that agree with the
  * text is narrowed byte by byte, and one that ends there comes first in it. */
 static const lb_added *longest_at(const lb_cutter *cutter, size_t offset)
@@ -211,7 +232,7 @@ static const lb_added *longest_at(const lb_cutter *cutter, size_t offset)
     size_t low = set->first[head], high = set->first[head + 1u];
     for (size_t depth = 1; low < high; depth++) {
         if (set->items[low].length == depth) {
-            if (cutter->special || !set->items[low].special)
+            if (allowed(cutter, &set->items[low], offset))
                 best = &set->items[low];
             low++;
         }

@@ -52,6 +52,15 @@ static lb_status push(lb_encoder *encoder, uint32_t id, lb_err *err)
     return LB_OK;
 }
 
+static bool has_special(const lb_added_set *set)
+{
+    for (size_t i = 0; i < set->count; i++) {
+        if (set->items[i].special)
+            return true;
+    }
+    return false;
+}
+
 /* What lies between the tokens that are looked for in raw text. */
 static lb_status encode_between(lb_encoder *encoder, lb_span text, lb_err *err)
 {
@@ -61,11 +70,18 @@ static lb_status encode_between(lb_encoder *encoder, lb_span text, lb_err *err)
     lb_status status = LB_OK;
     if (text.length == 0)
         return LB_OK;
+    size_t origin = (size_t)(text.data - encoder->raw);
     if (tokenizer->nfc)
         status = lb_text_nfc(text, &form, &changed, err);
+    /* Ranges are of the raw text, so they say nothing about a text that was normalised. */
+    if (status == LB_OK && changed && has_special(&tokenizer->normalized) &&
+        lb_ranges_meet(encoder->content, origin, origin + text.length))
+        status = lb_fail(err, LB_EUNSUPPORTED, "text", "has characters that are normalised, and "
+                         "the tokenizer looks for special tokens only after that");
     if (changed)
         text = (lb_span){(const char *)form.data, form.length};
-    lb_cutter cutter = {.set = &tokenizer->normalized, .text = text, .special = encoder->special};
+    lb_cutter cutter = {.set = &tokenizer->normalized, .text = text, .special = encoder->special,
+                        .content = encoder->content, .origin = origin};
     lb_span before;
     uint32_t id;
     while (status == LB_OK && lb_cutter_next(&cutter, &before, &id)) {
@@ -83,7 +99,8 @@ static lb_status encode(lb_encoder *encoder, lb_span text, bool add_bos, lb_err 
     lb_status status = LB_OK;
     for (size_t i = 0; status == LB_OK && add_bos && i < tokenizer->bos_count; i++)
         status = push(encoder, tokenizer->bos[i], err);
-    lb_cutter cutter = {.set = &tokenizer->raw, .text = text, .special = encoder->special};
+    lb_cutter cutter = {.set = &tokenizer->raw, .text = text, .special = encoder->special,
+                        .content = encoder->content};
     lb_span before;
     uint32_t id;
     while (status == LB_OK && lb_cutter_next(&cutter, &before, &id)) {
@@ -94,23 +111,40 @@ static lb_status encode(lb_encoder *encoder, lb_span text, bool add_bos, lb_err 
     return status;
 }
 
-lb_status lb_tokenizer_encode(const lb_tokenizer *tokenizer, const char *text, size_t length,
-                              bool special, bool add_bos, lb_tokens *out, lb_err *err)
+static lb_status encode_text(const lb_tokenizer *tokenizer, lb_span text, bool special,
+                             lb_ranges content, bool add_bos, lb_tokens *out, lb_err *err)
 {
-    if (length > LB_TOKENIZER_TEXT_MAX)
-        return lb_fail(err, LB_ETOOBIG, "text", "has %zu bytes; the limit is %u", length,
+    if (text.length > LB_TOKENIZER_TEXT_MAX)
+        return lb_fail(err, LB_ETOOBIG, "text", "has %zu bytes; the limit is %u", text.length,
                        LB_TOKENIZER_TEXT_MAX);
-    size_t valid = lb_utf8_valid_prefix(text, length);
-    if (valid < length)
+    size_t valid = lb_utf8_valid_prefix(text.data, text.length);
+    if (valid < text.length)
         return lb_fail(err, LB_EDATA, "text", "is not UTF-8 at byte %zu", valid);
     size_t count = out->count;
-    lb_encoder encoder = {.tokenizer = tokenizer, .special = special, .out = out};
-    lb_span span = {length == 0 ? "" : text, length};
-    lb_status status = encode(&encoder, span, add_bos, err);
+    if (text.length == 0)
+        text.data = "";
+    lb_encoder encoder = {.tokenizer = tokenizer, .special = special, .content = content,
+                          .raw = text.data, .out = out};
+    lb_status status = encode(&encoder, text, add_bos, err);
     if (status != LB_OK)
         out->count = count;
     lb_encoder_free(&encoder);
     return status;
+}
+
+lb_status lb_tokenizer_encode(const lb_tokenizer *tokenizer, const char *text, size_t length,
+                              bool special, bool add_bos, lb_tokens *out, lb_err *err)
+{
+    return encode_text(tokenizer, (lb_span){text, length}, special, (lb_ranges){0}, add_bos, out,
+                       err);
+}
+
+lb_status lb_tokenizer_encode_chat(const lb_tokenizer *tokenizer, const char *text, size_t length,
+                                   const lb_range *content, size_t content_count, lb_tokens *out,
+                                   lb_err *err)
+{
+    return encode_text(tokenizer, (lb_span){text, length}, true,
+                       (lb_ranges){content, content_count}, false, out, err);
 }
 
 /* ---- decoding and queries ---- */

@@ -27,6 +27,11 @@ typedef struct lb_tokens {      /* a growing list; free with lb_tokens_free */
 } lb_tokens;
 void lb_tokens_free(lb_tokens *tokens);
 
+typedef struct lb_range {       /* bytes [begin, end) of a text */
+    size_t begin;
+    size_t end;
+} lb_range;
+
 LB_NODISCARD lb_status lb_tokenizer_parse(const char *json, size_t length, lb_tokenizer **out,
                                           lb_err *err);
 LB_NODISCARD lb_status lb_tokenizer_load(const char *dir, lb_tokenizer **out, lb_err *err);
@@ -38,6 +43,14 @@ void lb_tokenizer_free(lb_tokenizer *tokenizer);
 LB_NODISCARD lb_status lb_tokenizer_encode(const lb_tokenizer *tokenizer, const char *text,
                                            size_t length, bool special, bool add_bos,
                                            lb_tokens *out, lb_err *err);
+/* The same for a text made from a template, special and without the post-processor's tokens: what
+ * overlaps one of the content ranges (ascending, apart) is never a special token. Tokens may still
+ * reach over the border of a range, so that a text without special tokens in its content becomes
+ * the same tokens as without ranges. */
+LB_NODISCARD lb_status lb_tokenizer_encode_chat(const lb_tokenizer *tokenizer, const char *text,
+                                                size_t length, const lb_range *content,
+                                                size_t content_count, lb_tokens *out,
+                                                lb_err *err);
 /* Appends the bytes of the ids: exact bytes of each token (partial UTF-8 stays as it is), special
  * tokens left out when skip_special. Ids without text add nothing. */
 void lb_tokenizer_decode(const lb_tokenizer *tokenizer, const uint32_t *ids, size_t count,

@@ -154,10 +154,20 @@ LB_NODISCARD lb_status lb_added_load(struct lb_tokenizer *tokenizer, const lb_js
                                      lb_err *err);
 void lb_added_free(lb_added_set *set);
 
+typedef struct lb_ranges {    /* ascending, apart; borrowed */
+    const lb_range *items;
+    size_t count;
+} lb_ranges;
+
+/* Whether [begin, end) has a byte of one of the ranges. */
+bool lb_ranges_meet(lb_ranges ranges, size_t begin, size_t end);
+
 typedef struct lb_cutter {
     const lb_added_set *set;
     lb_span text;
-    bool special;          /* whether special tokens are cut out too */
+    bool special;          /* whether special tokens are cut out too, */
+    lb_ranges content;     /* but none that meets one of these ranges, */
+    size_t origin;         /* which count from this many bytes before the text */
     bool finished;
     size_t offset;         /* end of the last token */
 } lb_cutter;
@@ -216,6 +226,8 @@ typedef struct lb_candidate lb_candidate;
 typedef struct lb_encoder {    /* one call of lb_tokenizer_encode */
     const lb_tokenizer *tokenizer;
     bool special;
+    lb_ranges content;         /* where special tokens are text; offsets in raw */
+    const char *raw;
     lb_tokens *out;
     lb_matcher *matcher;       /* made by the first regular expression */
     int64_t deadline_ms;
