@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/io/file.h"
+#include "common/text/chat.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define TEMPLATE_FILE "chat_template.jinja"
+#define CONFIG_FILE "tokenizer_config.json"
+#define CONFIG_BYTES_MAX (16u << 20)
+
+/* Leaves *out NULL when the folder has no such file. */
+static lb_status read_config(const char *dir, lb_json **out, lb_err *err)
+{
+    char path[LB_PATH_MAX];
+    lb_buf text = {0};
+    lb_status status = lb_path_join(path, sizeof path, dir, CONFIG_FILE, err);
+    if (status != LB_OK || !lb_path_is_file(path))
+        return status;
+    status = lb_file_read(path, CONFIG_BYTES_MAX, &text, err);
+    if (status == LB_OK)
+        status = lb_json_parse((const char *)text.data, text.length, out, err);
+    if (status == LB_OK && !lb_json_is_object(*out))
+        status = lb_fail(err, LB_EDATA, NULL, "the file does not hold an object");
+    lb_buf_free(&text);
+    return status == LB_OK ? LB_OK : lb_err_wrap(err, "%s", path);
+}
+
+/* A token is a text, or an object with its text in "content". */
+static lb_status read_token(const lb_json *config, const char *key, char *out, size_t size,
+                            lb_err *err)
+{
+    const lb_json *node = lb_json_get(config, key);
+    if (lb_json_is_object(node))
+        node = lb_json_get(node, "content");
+    if (!lb_json_is_string(node))
+        return lb_fail(err, LB_EDATA, key, "%s has no text for it, which the chat template writes",
+                       CONFIG_FILE);
+    if (lb_json_string_length(node) >= size ||
+        strlen(lb_json_string(node)) != lb_json_string_length(node))
+        return lb_fail(err, LB_EDATA, key, "is longer than %zu bytes or has a NUL", size - 1);
+    snprintf(out, size, "%s", lb_json_string(node));
+    return LB_OK;
+}
+
+static lb_status read_tokens(const lb_json *config, lb_chat *chat, lb_err *err)
+{
+    lb_status status = LB_OK;
+    if (config == NULL || chat->bos[0] == '\0')
+        return LB_OK;
+    status = read_token(config, "bos_token", chat->bos, sizeof chat->bos, err);
+    if (status == LB_OK && chat->kind == LB_CHAT_MISTRAL_V3)
+        status = read_token(config, "eos_token", chat->eos, sizeof chat->eos, err);
+    return status;
+}
+
+/* The text of chat_template: a string, or the one named "default" of a list. */
+static const lb_json *find_default(const lb_json *node)
+{
+    for (size_t i = 0; lb_json_is_array(node) && i < lb_json_array_size(node); i++) {
+        const lb_json *entry = lb_json_at(node, i);
+        const char *name = lb_json_string(lb_json_get(entry, "name"));
+        if (name != NULL && strcmp(name, "default") == 0)
+            return lb_json_get(entry, "template");
+    }
+    return node;
+}
+
+static lb_status find_in_config(const char *dir, const lb_json *config, lb_chat_kind *out,
+                                lb_err *err)
+{
+    const lb_json *node = lb_json_get(config, "chat_template");
+    if (node == NULL || lb_json_is_null(node))
+        return lb_fail(err, LB_ENOTFOUND, "chat_template",
+                       "%s has none, in %s or in %s; name one with --chat-template", dir,
+                       TEMPLATE_FILE, CONFIG_FILE);
+    node = find_default(node);
+    if (!lb_json_is_string(node))
+        return lb_fail(err, LB_EDATA, "chat_template",
+                       "is neither a text nor a list with a text named \"default\"");
+    return lb_chat_find(lb_json_string(node), lb_json_string_length(node), out, err);
+}
+
+static lb_status find_in_dir(const char *dir, const lb_json *config, lb_chat_kind *out,
+                             lb_err *err)
+{
+    char path[LB_PATH_MAX];
+    lb_buf text = {0};
+    lb_status status = lb_path_join(path, sizeof path, dir, TEMPLATE_FILE, err);
+    if (status != LB_OK)
+        return status;
+    if (!lb_path_is_file(path))
+        return find_in_config(dir, config, out, err);
+    status = lb_file_read(path, LB_CHAT_TEMPLATE_MAX, &text, err);
+    if (status == LB_OK)
+        status = lb_chat_find((const char *)text.data, text.length, out, err);
+    lb_buf_free(&text);
+    return status;
+}
+
+static lb_status load(const char *dir, const char *name, lb_chat *out, lb_err *err)
+{
+    lb_json *config = NULL;
+    lb_chat_kind kind = LB_CHAT_CHATML;
+    lb_status status = LB_OK;
+    if (name != NULL)
+        status = lb_chat_parse_name(name, &kind, err);
+    if (status == LB_OK)
+        status = read_config(dir, &config, err);
+    if (status == LB_OK && name == NULL)
+        status = find_in_dir(dir, config, &kind, err);
+    lb_chat chat = lb_chat_of(kind);
+    if (status == LB_OK)
+        status = read_tokens(config, &chat, err);
+    if (status == LB_OK)
+        *out = chat;
+    lb_json_free(config);
+    return status;
+}
+
+lb_status lb_chat_load(const char *dir, lb_chat *out, lb_err *err)
+{
+    return load(dir, NULL, out, err);
+}
+
+lb_status lb_chat_load_named(const char *dir, const char *name, lb_chat *out, lb_err *err)
+{
+    return load(dir, name, out, err);
+}
