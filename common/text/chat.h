@@ -54,13 +54,13 @@ LB_NODISCARD lb_status lb_chat_find(const char *text, size_t length, lb_chat_kin
                                     lb_err *err);
 /* The same by the lower-case hex of the digest; false when unknown. */
 bool lb_chat_find_digest(const char *hex, lb_chat_kind *out);
-/* The template of a model folder: chat_template.jinja if there is one, otherwise chat_template of
- * tokenizer_config.json (a text, or a list with one named "default"). bos and eos come from
- * tokenizer_config.json. LB_ENOTFOUND: the folder has no template. */
-LB_NODISCARD lb_status lb_chat_load(const char *dir, lb_chat *out, lb_err *err);
-/* The same with a kind that was named: only bos and eos are read from the folder. */
-LB_NODISCARD lb_status lb_chat_load_named(const char *dir, const char *name, lb_chat *out,
-                                          lb_err *err);
+/* The template of a model: of a folder, chat_template.jinja if there is one, otherwise
+ * chat_template of tokenizer_config.json (a text, or a list with one named "default"), which also
+ * has bos and eos; of a .gguf file, tokenizer.chat_template. LB_ENOTFOUND: it has no template. */
+LB_NODISCARD lb_status lb_chat_load(const char *model, lb_chat *out, lb_err *err);
+/* The same with a kind that was named: only bos and eos are read from the model. */
+LB_NODISCARD lb_status lb_chat_load_named(const char *model, const char *name,
+                                          lb_chat *out, lb_err *err);
 
 typedef enum lb_chat_thinking {
     LB_THINKING_UNSET,    /* as the template does without being told */

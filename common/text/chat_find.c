@@ -82,6 +82,8 @@ static const struct {
      LB_CHAT_LLAMA3_2},  /* Llama 3.2 Instruct */
     {"d82792f95932f1c9cef5c4bd992f171225e3bf8c7b609b4557c9e1ec96be819f",
      LB_CHAT_LLAMA3_2},  /* the same without the final newline */
+    {"e16746b40344d6c5b5265988e0328a0bf7277be86f1c335156eae07e29c82826",
+     LB_CHAT_MISTRAL_V3},  /* Mistral 7B Instruct v0.3 */
     {"a2a37622b263c675745fdfac04fccc35f2e187bd0dee26abdfa0c2bf03841adb",
      LB_CHAT_MISTRAL_V3},  /* Axolotl, for Mistral v2 and v3 */
     {"76824445ead161c5bf886e3f4d683007ef79f1b508d41f16cafaecc9ceab0361",

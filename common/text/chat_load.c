@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/io/file.h"
+#include "common/io/gguf.h"
 #include "common/text/chat.h"
 
 #include <stdio.h>
@@ -8,6 +9,8 @@
 #define TEMPLATE_FILE "chat_template.jinja"
 #define CONFIG_FILE "tokenizer_config.json"
 #define CONFIG_BYTES_MAX (16u << 20)
+
+/* ---- a folder ---- */
 
 /* Leaves *out NULL when the folder has no such file. */
 static lb_status read_config(const char *dir, lb_json **out, lb_err *err)
@@ -98,17 +101,94 @@ static lb_status find_in_dir(const char *dir, const lb_json *config, lb_chat_kin
     return status;
 }
 
-static lb_status load(const char *dir, const char *name, lb_chat *out, lb_err *err)
+/* ---- GGUF ---- */
+
+#define GGUF_TEMPLATE "tokenizer.chat_template"
+
+/* The token whose id is the value of id_key; the family's own without that key. */
+static lb_status read_gguf_token(const lb_gguf *file, const char *id_key, char *out, size_t size,
+                                 lb_err *err)
 {
-    lb_json *config = NULL;
+    lb_gguf_array tokens;
+    const char *text = NULL;
+    size_t length = 0;
+    uint32_t id = 0;
+    if (!lb_gguf_has(file, id_key))
+        return LB_OK;
+    lb_status status = lb_gguf_u32(file, id_key, true, UINT32_MAX - 1, &id, err);
+    if (status == LB_OK)
+        status = lb_gguf_strings(file, "tokenizer.ggml.tokens", true, &tokens, err);
+    if (status != LB_OK)
+        return status;
+    bool found = true;
+    for (uint64_t i = 0; found && i <= id; i++)
+        found = lb_gguf_next_string(&tokens, &text, &length);
+    if (!found || length >= size || memchr(text, '\0', length) != NULL)
+        return lb_fail(err, LB_EDATA, id_key, "token %u is not in the file, is longer than %zu "
+                       "bytes or has a NUL", id, size - 1);
+    memcpy(out, text, length);
+    out[length] = '\0';
+    return LB_OK;
+}
+
+static lb_status read_gguf(const lb_gguf *file, const char *name, lb_chat *out, lb_err *err)
+{
+    const char *text = NULL;
+    size_t length = 0;
     lb_chat_kind kind = LB_CHAT_CHATML;
     lb_status status = LB_OK;
     if (name != NULL)
         status = lb_chat_parse_name(name, &kind, err);
-    if (status == LB_OK)
-        status = read_config(dir, &config, err);
+    else if (!lb_gguf_has(file, GGUF_TEMPLATE))
+        status = lb_fail(err, LB_ENOTFOUND, "chat_template", "the file has no "
+                         GGUF_TEMPLATE "; name one with --chat-template");
+    else
+        status = lb_gguf_string(file, GGUF_TEMPLATE, true, &text, &length, err);
     if (status == LB_OK && name == NULL)
-        status = find_in_dir(dir, config, &kind, err);
+        status = lb_chat_find(text, length, &kind, err);
+    if (status != LB_OK)
+        return status;
+    lb_chat chat = lb_chat_of(kind);
+    if (chat.bos[0] != '\0')
+        status = read_gguf_token(file, "tokenizer.ggml.bos_token_id", chat.bos, sizeof chat.bos,
+                                 err);
+    if (status == LB_OK && kind == LB_CHAT_MISTRAL_V3)
+        status = read_gguf_token(file, "tokenizer.ggml.eos_token_id", chat.eos, sizeof chat.eos,
+                                 err);
+    if (status == LB_OK)
+        *out = chat;
+    return status;
+}
+
+static lb_status load_gguf(const char *path, const char *name, lb_chat *out, lb_err *err)
+{
+    lb_mapping mapping = {0};
+    lb_gguf *file = NULL;
+    lb_status status = lb_file_map(path, &mapping, err);
+    if (status == LB_OK)
+        status = lb_gguf_open(mapping.data, mapping.length, &file, err);
+    if (status == LB_OK)
+        status = read_gguf(file, name, out, err);
+    lb_gguf_close(file);
+    lb_file_unmap(&mapping);
+    return status;
+}
+
+/* ---- either ---- */
+
+static lb_status load(const char *model, const char *name, lb_chat *out, lb_err *err)
+{
+    lb_json *config = NULL;
+    lb_chat_kind kind = LB_CHAT_CHATML;
+    lb_status status = LB_OK;
+    if (lb_path_is_gguf(model))
+        return load_gguf(model, name, out, err);
+    if (name != NULL)
+        status = lb_chat_parse_name(name, &kind, err);
+    if (status == LB_OK)
+        status = read_config(model, &config, err);
+    if (status == LB_OK && name == NULL)
+        status = find_in_dir(model, config, &kind, err);
     lb_chat chat = lb_chat_of(kind);
     if (status == LB_OK)
         status = read_tokens(config, &chat, err);
@@ -118,12 +198,12 @@ static lb_status load(const char *dir, const char *name, lb_chat *out, lb_err *e
     return status;
 }
 
-lb_status lb_chat_load(const char *dir, lb_chat *out, lb_err *err)
+lb_status lb_chat_load(const char *model, lb_chat *out, lb_err *err)
 {
-    return load(dir, NULL, out, err);
+    return load(model, NULL, out, err);
 }
 
-lb_status lb_chat_load_named(const char *dir, const char *name, lb_chat *out, lb_err *err)
+lb_status lb_chat_load_named(const char *model, const char *name, lb_chat *out, lb_err *err)
 {
-    return load(dir, name, out, err);
+    return load(model, name, out, err);
 }

@@ -61,12 +61,16 @@ DIGESTS = {
         "d82792f95932f1c9cef5c4bd992f171225e3bf8c7b609b4557c9e1ec96be819f",
     ],
     "mistral-v3": [
+        "e16746b40344d6c5b5265988e0328a0bf7277be86f1c335156eae07e29c82826",
         "a2a37622b263c675745fdfac04fccc35f2e187bd0dee26abdfa0c2bf03841adb",
         "76824445ead161c5bf886e3f4d683007ef79f1b508d41f16cafaecc9ceab0361",
     ],
 }
 TOKENS = {"llama3": ("<|begin_of_text|>", "<|eot_id|>"), "mistral": ("<s>", "</s>")}
-DATES = {"llama3.1": [None, "26 Jul 2024", "1 Jan 2031"], "llama3.2": ["26 Jul 2024", "02 Feb 2030"]}
+DATES = {
+    "llama3.1": [None, "26 Jul 2024", "1 Jan 2031"],
+    "llama3.2": ["26 Jul 2024", "02 Feb 2030"],
+}
 
 
 def turns(text):
@@ -162,7 +166,8 @@ def write(families):
     print('{"families": [')
     for i, family in enumerate(families):
         rows = ",\n".join(json.dumps(row) for row in family.pop("cases"))
-        print(json.dumps(family)[:-1] + ', "cases": [\n' + rows + "]}" + "," * (i + 1 < len(families)))
+        end = "]}," if i + 1 < len(families) else "]}"
+        print(json.dumps(family)[:-1] + ', "cases": [\n' + rows + end)
     print("]}")
 
 

@@ -100,6 +100,7 @@ static int drop_folder(void **state)
     folder *f = *state;
     write_file(f, "tokenizer_config.json", NULL);
     write_file(f, "chat_template.jinja", NULL);
+    write_file(f, "model.gguf", NULL);
     rmdir(f->dir);
     free(f);
     return 0;
@@ -178,6 +179,74 @@ static void test_load_named(void **state)
                  false);
     assert_int_equal(lb_chat_load_named(f->dir, "llama3", &chat, &err), LB_EDATA);
     assert_int_equal(lb_chat_load_named(f->dir, "chatml", &chat, &err), LB_OK);
+}
+
+/* ---- a GGUF file ---- */
+
+#define GGUF_STRING 8u
+#define GGUF_ARRAY 9u
+#define GGUF_U32 4u
+
+static void put_string(lb_buf *out, const char *text)
+{
+    lb_buf_u64(out, strlen(text));
+    lb_buf_puts(out, text);
+}
+
+static void put_key(lb_buf *out, const char *key, uint32_t type)
+{
+    put_string(out, key);
+    lb_buf_u32(out, type);
+}
+
+/* A file of metadata alone: a template, three tokens, and which of them ends and begins a text. */
+static void write_gguf(const folder *f, const char *template, uint32_t bos, char *path, size_t size)
+{
+    lb_buf file = {0};
+    lb_err err = {0};
+    lb_buf_puts(&file, "GGUF");
+    lb_buf_u32(&file, 3);
+    lb_buf_u64(&file, 0);
+    lb_buf_u64(&file, template != NULL ? 4 : 3);
+    if (template != NULL) {
+        put_key(&file, "tokenizer.chat_template", GGUF_STRING);
+        put_string(&file, template);
+    }
+    put_key(&file, "tokenizer.ggml.tokens", GGUF_ARRAY);
+    lb_buf_u32(&file, GGUF_STRING);
+    lb_buf_u64(&file, 3);
+    put_string(&file, "a");
+    put_string(&file, "<b>");
+    put_string(&file, "<e>");
+    put_key(&file, "tokenizer.ggml.bos_token_id", GGUF_U32);
+    lb_buf_u32(&file, bos);
+    put_key(&file, "tokenizer.ggml.eos_token_id", GGUF_U32);
+    lb_buf_u32(&file, 2);
+    assert_int_equal(file.status, LB_OK);
+    assert_int_equal(lb_path_join(path, size, f->dir, "model.gguf", &err), LB_OK);
+    assert_int_equal(lb_file_write(path, file.data, file.length, LB_WRITE_REPLACE, 0644, &err),
+                     LB_OK);
+    lb_buf_free(&file);
+}
+
+static void test_load_gguf(void **state)
+{
+    const folder *f = *state;
+    char path[LB_PATH_MAX];
+    lb_chat chat = {0};
+    lb_err err = {0};
+    write_gguf(f, SMOLLM2, 1, path, sizeof path);
+    assert_int_equal(lb_chat_load(path, &chat, &err), LB_OK);
+    assert_int_equal(chat.kind, LB_CHAT_SMOLLM2);
+    assert_int_equal(lb_chat_load_named(path, "mistral-v3", &chat, &err), LB_OK);
+    assert_string_equal(chat.bos, "<b>");
+    assert_string_equal(chat.eos, "<e>");
+    write_gguf(f, "{{ 1 }}", 3, path, sizeof path);
+    assert_int_equal(lb_chat_load(path, &chat, &err), LB_EUNSUPPORTED);
+    assert_int_equal(lb_chat_load_named(path, "llama3", &chat, &err), LB_EDATA);
+    assert_string_equal(err.field, "tokenizer.ggml.bos_token_id");
+    write_gguf(f, NULL, 1, path, sizeof path);
+    assert_int_equal(lb_chat_load(path, &chat, &err), LB_ENOTFOUND);
 }
 
 /* ---- refusals ---- */
@@ -408,6 +477,7 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test_setup_teardown(test_load, make_folder, drop_folder),
         cmocka_unit_test_setup_teardown(test_load_named, make_folder, drop_folder),
+        cmocka_unit_test_setup_teardown(test_load_gguf, make_folder, drop_folder),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_encode),
