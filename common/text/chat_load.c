@@ -9,8 +9,35 @@
 #define TEMPLATE_FILE "chat_template.jinja"
 #define CONFIG_FILE "tokenizer_config.json"
 #define CONFIG_BYTES_MAX (16u << 20)
+#define DIGITS_MAX 18u
 
 /* ---- a folder ---- */
+
+static bool is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* Blanks the last digits of integers that 64 bits do not hold: model_max_length is 10^30 in many
+ * files, and no number is read here. */
+static void shorten_integers(char *text, size_t length)
+{
+    bool in_string = false;
+    for (size_t i = 0; i < length;) {
+        char c = text[i];
+        size_t end = i + 1;
+        if (c == '"')
+            in_string = !in_string;
+        else if (in_string && c == '\\' && end < length)
+            end++;
+        while (!in_string && is_digit(c) && end < length && is_digit(text[end]))
+            end++;
+        bool whole = end == length || (text[end] != '.' && text[end] != 'e' && text[end] != 'E');
+        if (end - i > DIGITS_MAX && whole && (i == 0 || text[i - 1] != '.'))
+            memset(text + i + DIGITS_MAX, ' ', end - i - DIGITS_MAX);
+        i = end;
+    }
+}
 
 /* Leaves *out NULL when the folder has no such file. */
 static lb_status read_config(const char *dir, lb_json **out, lb_err *err)
@@ -21,8 +48,10 @@ static lb_status read_config(const char *dir, lb_json **out, lb_err *err)
     if (status != LB_OK || !lb_path_is_file(path))
         return status;
     status = lb_file_read(path, CONFIG_BYTES_MAX, &text, err);
-    if (status == LB_OK)
+    if (status == LB_OK) {
+        shorten_integers((char *)text.data, text.length);
         status = lb_json_parse((const char *)text.data, text.length, out, err);
+    }
     if (status == LB_OK && !lb_json_is_object(*out))
         status = lb_fail(err, LB_EDATA, NULL, "the file does not hold an object");
     lb_buf_free(&text);

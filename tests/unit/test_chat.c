@@ -175,6 +175,14 @@ static void test_load_named(void **state)
     assert_string_equal(err.field, "eos_token");
     assert_int_equal(lb_chat_load_named(f->dir, "llama3", &chat, &err), LB_OK);
     assert_string_equal(chat.bos, "<b>");
+    write_file(f, "tokenizer_config.json",
+               "{\"a\":1000000000000000019884624838656,"
+               "\"b\":[\"\\\"1\",-1000000000000000019884624838656,"
+               "0.1000000000000000019884624838656,1000000000000000019884.5,"
+               "1000000000000000019884e3],"
+               "\"bos_token\":\"\\\\1234567890123456789012\"}");
+    assert_int_equal(lb_chat_load_named(f->dir, "llama3", &chat, &err), LB_OK);
+    assert_string_equal(chat.bos, "\\1234567890123456789012");
     write_config(f, "bos_token", "0123456789012345678901234567890123456789012345678901234567890123",
                  false);
     assert_int_equal(lb_chat_load_named(f->dir, "llama3", &chat, &err), LB_EDATA);
