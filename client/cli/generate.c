@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/cli/cli.h"
 
+#include "common/text/chat.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +12,8 @@
 typedef struct generate_options {
     lb_local_options local;
     const char *prompt, *list;
+    bool chat;
+    const char *system, *chat_template, *thinking, *date;  /* only with chat */
     double temperature, top_p;
     uint32_t top_k, max_tokens, samples;
     uint64_t seed;
@@ -19,11 +23,90 @@ static lb_status check(const generate_options *o, lb_err *err)
 {
     if (!o->prompt == !o->list)
         return lb_fail(err, LB_EINVAL, "prompt", "give either --prompt or --tokens");
+    if (o->chat && !o->prompt)
+        return lb_fail(err, LB_EINVAL, "chat", "--chat needs the user's message as --prompt");
+    if (!o->chat && (o->system || o->chat_template || o->thinking || o->date))
+        return lb_fail(err, LB_EINVAL, "chat",
+                       "--system, --chat-template, --thinking and --date go with --chat");
+    if (o->thinking && strcmp(o->thinking, "on") != 0 && strcmp(o->thinking, "off") != 0)
+        return lb_fail(err, LB_EINVAL, "thinking", "'%.20s' is neither on nor off", o->thinking);
     if (o->temperature < 0 || o->temperature > 100)
         return lb_fail(err, LB_EINVAL, "temperature", "%g is outside 0 .. 100", o->temperature);
     if (o->top_p <= 0 || o->top_p > 1)
         return lb_fail(err, LB_EINVAL, "top-p", "%g is outside (0, 1]", o->top_p);
     return LB_OK;
+}
+
+static void write_message(lb_jsonw *w, const char *role, const char *content)
+{
+    lb_jsonw_object(w);
+    lb_jsonw_key(w, "role");
+    lb_jsonw_string(w, role);
+    lb_jsonw_key(w, "content");
+    lb_jsonw_string(w, content);
+    lb_jsonw_object_end(w);
+}
+
+static lb_status make_messages(const generate_options *o, lb_json **out, lb_err *err)
+{
+    lb_buf text = {0};
+    lb_jsonw w = {.out = &text};
+    lb_jsonw_array(&w);
+    if (o->system)
+        write_message(&w, "system", o->system);
+    write_message(&w, "user", o->prompt);
+    lb_jsonw_array_end(&w);
+    lb_status status = text.status != LB_OK ? lb_fail(err, text.status, "prompt", "no memory")
+                                            : lb_json_parse((const char *)text.data, text.length,
+                                                            out, err);
+    lb_buf_free(&text);
+    return status;
+}
+
+/* Without its end among the model's, an answer would run on into turns of its own making. */
+static lb_status check_end(const lb_chat *chat, const lb_local *local, lb_err *err)
+{
+    uint32_t id = 0;
+    if (lb_tokenizer_find(local->tokenizer, chat->eos, &id) &&
+        lb_config_is_eos(lb_model_get_config(local->model), id))
+        return LB_OK;
+    return lb_fail(err, LB_EUNSUPPORTED, "chat_template", "turns of %s end with \"%s\", which is "
+                   "no eos_token_id of the model's generation_config.json or config.json",
+                   lb_chat_name(chat->kind), chat->eos);
+}
+
+static lb_status encode_chat(const generate_options *o, const lb_local *local, lb_tokens *prompt,
+                             lb_err *err)
+{
+    lb_chat chat = {0};
+    lb_chat_options options = {.date = o->date};
+    lb_tokens none = {0};
+    lb_json *messages = NULL;
+    if (o->thinking)
+        options.thinking = strcmp(o->thinking, "on") == 0 ? LB_THINKING_ON : LB_THINKING_OFF;
+    lb_status status = o->chat_template
+                           ? lb_chat_load_named(o->local.model, o->chat_template, &chat, err)
+                           : lb_chat_load(o->local.model, &chat, err);
+    if (status == LB_OK)
+        status = check_end(&chat, local, err);
+    if (status == LB_OK)
+        status = make_messages(o, &messages, err);
+    if (status == LB_OK)
+        status = lb_chat_encode(&chat, local->tokenizer, messages, &options, prompt, &none, err);
+    lb_tokens_free(&none);
+    lb_json_free(messages);
+    return status;
+}
+
+static lb_status encode_prompt(const generate_options *o, const lb_local *local,
+                               lb_tokens *prompt, lb_err *err)
+{
+    if (!o->prompt)
+        return LB_OK;
+    if (o->chat)
+        return encode_chat(o, local, prompt, err);
+    return lb_tokenizer_encode(local->tokenizer, o->prompt, strlen(o->prompt), false, true, prompt,
+                               err);
 }
 
 static void write_json(const generate_options *o, const lb_local *local, const lb_tokens *prompt,
@@ -86,9 +169,8 @@ static lb_status generate(const generate_options *o, lb_buf *out, lb_err *err)
         status = lb_parse_token_list(o->list, &prompt, err);
     if (status == LB_OK)
         status = lb_local_open(&o->local, true, &local, err);
-    if (status == LB_OK && o->prompt)
-        status = lb_tokenizer_encode(local.tokenizer, o->prompt, strlen(o->prompt), false, true,
-                                     &prompt, err);
+    if (status == LB_OK)
+        status = encode_prompt(o, &local, &prompt, err);
     if (status != LB_OK)
         goto done;
     rollouts = calloc(o->samples, sizeof *rollouts);
@@ -129,6 +211,16 @@ int lb_cmd_generate(int argc, char **argv)
          .help = "text of the prompt"},
         {.name = "tokens", .type = LB_OPT_STRING, .out = &o.list, .value = "1,2,3",
          .help = "token ids of the prompt"},
+        {.name = "chat", .type = LB_OPT_FLAG, .out = &o.chat,
+         .help = "the prompt is a user's message, for the model's chat template"},
+        {.name = "system", .type = LB_OPT_STRING, .out = &o.system, .value = "TEXT",
+         .help = "the system message before it"},
+        {.name = "chat-template", .type = LB_OPT_STRING, .out = &o.chat_template, .value = "NAME",
+         .help = "a known template instead of the model's; a wrong name lists them"},
+        {.name = "thinking", .type = LB_OPT_STRING, .out = &o.thinking, .value = "on|off",
+         .help = "enable_thinking of Qwen3"},
+        {.name = "date", .type = LB_OPT_STRING, .out = &o.date, .value = "'26 Jul 2024'",
+         .help = "today's date; Llama 3.2 needs it"},
         {.name = "temperature", .type = LB_OPT_F64, .out = &o.temperature, .value = "T",
          .help = "0: the likeliest token"},
         {.name = "top-p", .type = LB_OPT_F64, .out = &o.top_p, .value = "P",
@@ -146,7 +238,8 @@ int lb_cmd_generate(int argc, char **argv)
         .program = "limbeck generate",
         .summary = "Samples completions of a prompt.",
         .examples = "  limbeck generate --model DIR --prompt '12+30=' --temperature 0\n"
-                    "  limbeck generate --model DIR --adapter DIR --prompt '1+1=' --samples 4\n",
+                    "  limbeck generate --model DIR --adapter DIR --prompt '1+1=' --samples 4\n"
+                    "  limbeck generate --model DIR --chat --system 'Be brief.' --prompt 'Hello'\n",
         .options = options,
         .option_count = sizeof options / sizeof *options,
     };
