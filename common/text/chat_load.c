@@ -104,7 +104,7 @@ static lb_status find_in_config(const char *dir, const lb_json *config, lb_chat_
     const lb_json *node = lb_json_get(config, "chat_template");
     if (node == NULL || lb_json_is_null(node))
         return lb_fail(err, LB_ENOTFOUND, "chat_template",
-                       "%s has none, in %s or in %s; name one with --chat-template", dir,
+                       "%s has no template, in %s or in %s; name one with --chat-template", dir,
                        TEMPLATE_FILE, CONFIG_FILE);
     node = find_default(node);
     if (!lb_json_is_string(node))
