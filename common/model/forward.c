@@ -20,7 +20,7 @@ static lb_tensor project(lb_model *model, const lb_adapter *adapter, size_t laye
     if (adapter && adapter->a[slot].data) {
         lb_tensor low = lb_ops_alloc(ops, LB_F32, x.rows, adapter->a[slot].rows);
         lb_gemm_nt(ops, low, x, adapter->a[slot], 1.0f, false);
-        lb_gemm_nt(ops, y, low, adapter->b[slot], adapter->scale, true);
+        lb_gemm_nt(ops, y, low, adapter->b[slot], adapter->scale[slot], true);
     }
     return y;
 }

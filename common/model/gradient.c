@@ -42,11 +42,11 @@ static void project_backward(const pass *p, size_t layer, lb_projection projecti
         lb_tensor u = lb_ops_alloc(ops, LB_F32, x.rows, a.rows);
         lb_tensor du = lb_ops_alloc(ops, LB_F32, x.rows, a.rows);
         lb_gemm_nt(ops, u, x, a, 1.0f, false);
-        lb_gemm_nn(ops, du, dy, b, p->adapter->scale, false);
+        lb_gemm_nn(ops, du, dy, b, p->adapter->scale[slot], false);
         for (size_t s = 0; s < p->count; s++) {
             size_t first = p->starts[s], n = p->starts[s + 1] - first;
             lb_gemm_tn(ops, p->grad_b[slot], lb_tensor_rows(dy, first, n),
-                       lb_tensor_rows(u, first, n), p->adapter->scale, true);
+                       lb_tensor_rows(u, first, n), p->adapter->scale[slot], true);
             lb_gemm_tn(ops, p->grad_a[slot], lb_tensor_rows(du, first, n),
                        lb_tensor_rows(x, first, n), 1.0f, true);
         }

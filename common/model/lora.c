@@ -2,10 +2,12 @@
 #include "common/model/lora.h"
 
 #include "common/base/rng.h"
+#include "common/model/lora_impl.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct projection_row {
     const char *name, *module;
@@ -58,37 +60,89 @@ static lb_status check_config(const lb_lora_config *config, lb_err *err)
     return LB_OK;
 }
 
+void lb_lora_module_path(uint32_t layer, lb_projection projection, char out[LB_MODULE_PATH])
+{
+    snprintf(out, LB_MODULE_PATH, "model.layers.%u.%s.%s", layer, projections[projection].module,
+             projections[projection].name);
+}
+
+float lb_lora_scale(double alpha, uint32_t rank, bool rslora)
+{
+    return (float)(alpha / (rslora ? sqrt((double)rank) : (double)rank));
+}
+
+static void add_tensors(const lb_model_config *model, uint32_t layer, lb_projection p,
+                        lb_lora_module *module, lb_lora_layout *layout)
+{
+    uint32_t rows, cols;
+    char path[LB_MODULE_PATH];
+    lb_projection_shape(model, p, &rows, &cols);
+    lb_lora_module_path(layer, p, path);
+    module->first = layout->count;
+    for (int is_b = 0; is_b < 2; is_b++) {
+        lb_lora_tensor *t = &layout->tensors[layout->count++];
+        *t = (lb_lora_tensor){.layer = layer, .projection = p, .is_b = is_b,
+                              .rows = is_b ? rows : module->rank,
+                              .cols = is_b ? module->rank : cols, .offset = layout->elements};
+        snprintf(t->name, sizeof t->name, "base_model.model.%s.lora_%c.weight", path,
+                 is_b ? 'B' : 'A');
+        layout->elements += (size_t)t->rows * t->cols;
+    }
+}
+
+lb_status lb_lora_layout_build(const lb_model_config *model, const lb_lora_config *config,
+                               lb_lora_module *modules, lb_lora_layout *out, lb_err *err)
+{
+    size_t slots = (size_t)model->layers * LB_PROJ_COUNT, targets = 0;
+    for (size_t i = 0; i < slots; i++)
+        targets += modules[i].rank > 0;
+    lb_lora_layout layout = {.config = *config, .modules = modules, .layers = model->layers};
+    layout.tensors = calloc(targets ? targets * 2 : 1, sizeof *layout.tensors);
+    if (!layout.tensors) {
+        free(modules);
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for %zu LoRA tensors", targets * 2);
+    }
+    for (size_t i = 0; i < slots; i++) {
+        if (modules[i].rank > 0)
+            add_tensors(model, (uint32_t)(i / LB_PROJ_COUNT), (lb_projection)(i % LB_PROJ_COUNT),
+                        &modules[i], &layout);
+    }
+    *out = layout;
+    return LB_OK;
+}
+
 lb_status lb_lora_layout_create(const lb_model_config *model, const lb_lora_config *config,
                                 lb_lora_layout *out, lb_err *err)
 {
     lb_status status = check_config(config, err);
     if (status != LB_OK)
         return status;
-    size_t targets = (size_t)__builtin_popcount(config->targets);
-    lb_lora_layout layout = {.config = *config, .count = model->layers * targets * 2,
-                             .layers = model->layers};
-    layout.tensors = calloc(layout.count, sizeof *layout.tensors);
-    if (!layout.tensors)
-        return lb_fail(err, LB_ENOMEM, NULL, "no memory for %zu LoRA tensors", layout.count);
-    size_t n = 0;
-    for (uint32_t layer = 0; layer < model->layers; layer++) {
-        for (int p = 0; p < LB_PROJ_COUNT; p++) {
-            uint32_t rows, cols;
-            lb_projection_shape(model, (lb_projection)p, &rows, &cols);
-            for (int is_b = 0; is_b < 2 && config->targets & (1u << p); is_b++) {
-                lb_lora_tensor *t = &layout.tensors[n++];
-                *t = (lb_lora_tensor){.layer = layer, .projection = (lb_projection)p,
-                                      .is_b = is_b, .rows = is_b ? rows : config->rank,
-                                      .cols = is_b ? config->rank : cols,
-                                      .offset = layout.elements};
-                snprintf(t->name, sizeof t->name,
-                         "base_model.model.model.layers.%u.%s.%s.lora_%c.weight", layer,
-                         projections[p].module, projections[p].name, is_b ? 'B' : 'A');
-                layout.elements += (size_t)t->rows * t->cols;
-            }
+    size_t slots = (size_t)model->layers * LB_PROJ_COUNT;
+    lb_lora_module *modules = calloc(slots, sizeof *modules);
+    if (!modules)
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for %zu LoRA modules", slots);
+    for (size_t i = 0; i < slots; i++) {
+        if (config->targets & 1u << i % LB_PROJ_COUNT) {
+            modules[i].rank = config->rank;
+            modules[i].scale = lb_lora_scale(config->alpha, config->rank, config->rslora);
         }
     }
-    *out = layout;
+    return lb_lora_layout_build(model, config, modules, out, err);
+}
+
+lb_status lb_lora_layout_copy(const lb_lora_layout *from, lb_lora_layout *to, lb_err *err)
+{
+    size_t slots = (size_t)from->layers * LB_PROJ_COUNT;
+    lb_lora_layout copy = *from;
+    copy.modules = malloc(slots * sizeof *copy.modules);
+    copy.tensors = malloc(from->count * sizeof *copy.tensors);
+    if (!copy.modules || !copy.tensors) {
+        lb_lora_layout_free(&copy);
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for an adapter's layout");
+    }
+    memcpy(copy.modules, from->modules, slots * sizeof *copy.modules);
+    memcpy(copy.tensors, from->tensors, from->count * sizeof *copy.tensors);
+    *to = copy;
     return LB_OK;
 }
 
@@ -96,20 +150,25 @@ void lb_lora_layout_free(lb_lora_layout *layout)
 {
     if (!layout)
         return;
+    free(layout->modules);
     free(layout->tensors);
     *layout = (lb_lora_layout){0};
+}
+
+const lb_lora_module *lb_lora_find_module(const lb_lora_layout *layout, uint32_t layer,
+                                          lb_projection projection)
+{
+    if (layer >= layout->layers || projection >= LB_PROJ_COUNT)
+        return NULL;
+    const lb_lora_module *module = &layout->modules[layer * LB_PROJ_COUNT + projection];
+    return module->rank > 0 ? module : NULL;
 }
 
 const lb_lora_tensor *lb_lora_find(const lb_lora_layout *layout, uint32_t layer,
                                    lb_projection projection, bool is_b)
 {
-    uint32_t targets = layout->config.targets;
-    if (layer >= layout->layers || projection >= LB_PROJ_COUNT || !(targets & 1u << projection))
-        return NULL;
-    /* Layer, then target in the order of lb_projection, then A before B. */
-    size_t per_layer = (size_t)__builtin_popcount(targets) * 2;
-    size_t before = (size_t)__builtin_popcount(targets & ((1u << projection) - 1)) * 2;
-    return &layout->tensors[layer * per_layer + before + is_b];
+    const lb_lora_module *module = lb_lora_find_module(layout, layer, projection);
+    return module ? &layout->tensors[module->first + is_b] : NULL;
 }
 
 void lb_lora_init(const lb_lora_layout *layout, uint64_t seed, float *flat)

@@ -173,22 +173,12 @@ static lb_status check_layout(const lb_model *model, const lb_lora_layout *layou
         const lb_lora_tensor *t = &layout->tensors[i];
         uint32_t out = 0, in = 0;
         lb_projection_shape(&model->config, t->projection, &out, &in);
-        uint32_t rank = layout->config.rank;
-        if (t->rows != (t->is_b ? out : rank) || t->cols != (t->is_b ? rank : in))
+        const lb_lora_module *module = lb_lora_find_module(layout, t->layer, t->projection);
+        uint32_t rank = module ? module->rank : 0;
+        if (rank == 0 || t->rows != (t->is_b ? out : rank) || t->cols != (t->is_b ? rank : in))
             return lb_fail(err, LB_EINVAL, t->name, "[%u, %u] does not fit the model", t->rows,
                            t->cols);
     }
-    return LB_OK;
-}
-
-static lb_status copy_layout(const lb_lora_layout *from, lb_lora_layout *to, lb_err *err)
-{
-    *to = *from;
-    to->tensors = malloc(from->count * sizeof *to->tensors);
-    if (!to->tensors)
-        return lb_fail(err, LB_ENOMEM, NULL, "no memory for an adapter's layout");
-    for (size_t i = 0; i < from->count; i++)
-        to->tensors[i] = from->tensors[i];
     return LB_OK;
 }
 
@@ -203,11 +193,12 @@ lb_status lb_adapter_create(lb_model *model, const lb_lora_layout *layout, const
     if (!adapter)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for an adapter");
     adapter->model = model;
-    adapter->scale = (float)(layout->config.alpha / (double)layout->config.rank);
     adapter->a = calloc(slots, sizeof *adapter->a);
     adapter->b = calloc(slots, sizeof *adapter->b);
-    status = adapter->a && adapter->b ? copy_layout(layout, &adapter->layout, err)
-                                      : lb_fail(err, LB_ENOMEM, NULL, "no memory for an adapter");
+    adapter->scale = calloc(slots, sizeof *adapter->scale);
+    status = adapter->a && adapter->b && adapter->scale
+                 ? lb_lora_layout_copy(layout, &adapter->layout, err)
+                 : lb_fail(err, LB_ENOMEM, NULL, "no memory for an adapter");
     if (status == LB_OK)
         status = lb_device_alloc(model->backend, LB_F32, 1, layout->elements, &adapter->flat, err);
     if (status == LB_OK) {
@@ -215,6 +206,8 @@ lb_status lb_adapter_create(lb_model *model, const lb_lora_layout *layout, const
         lb_copy_in(model->ops, adapter->flat, flat);
         status = lb_ops_status(model->ops, err);
     }
+    for (size_t i = 0; status == LB_OK && i < slots; i++)
+        adapter->scale[i] = layout->modules[i].scale;
     for (size_t i = 0; status == LB_OK && i < layout->count; i++) {
         const lb_lora_tensor *t = &layout->tensors[i];
         lb_tensor view = lb_tensor_reshape(lb_tensor_cols(adapter->flat, t->offset,
@@ -239,5 +232,6 @@ void lb_adapter_free(lb_adapter *adapter)
     lb_lora_layout_free(&adapter->layout);
     free(adapter->a);
     free(adapter->b);
+    free(adapter->scale);
     free(adapter);
 }

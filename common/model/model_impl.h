@@ -39,7 +39,7 @@ struct lb_adapter {
     lb_lora_layout layout;
     lb_tensor flat;            /* [1, elements] */
     lb_tensor *a, *b;          /* [L * LB_PROJ_COUNT] views; data NULL where it is no target */
-    float scale;               /* alpha / r */
+    float *scale;              /* [L * LB_PROJ_COUNT] */
 };
 
 /* weights.c: fills every weight of the model from a folder or a .gguf file. */
