@@ -191,6 +191,8 @@ lb_status lb_cache_view(lb_worker *worker, const char *job, lb_job_view **out, l
     }
     drop_view(slot);
     lb_status status = fetch_view(worker, job, slot, err);
+    if (status == LB_OK && slot->config.method == LB_METHOD_DISTILLATION)
+        status = lb_handshake_hold(worker, job, slot, err);
     if (status != LB_OK) {
         drop_view(slot);
         return status;

@@ -18,7 +18,7 @@
 #define PAUSE_LEAST_MS 200
 #define PAUSE_MOST_MS 3000
 
-/* One teacher scores a whole unit: scores of two versions do not belong into one gradient. */
+/* One teacher scores a whole job: scores of two versions do not belong into one gradient. */
 typedef struct session {
     lb_worker *worker;
     uint8_t tokenizer[LB_SHA256_BYTES];
@@ -26,7 +26,7 @@ typedef struct session {
     bool has_version;
 } session;
 
-static lb_status connect_teacher(lb_worker *worker, const char *url, lb_err *err)
+lb_status lb_score_connect(lb_worker *worker, const char *url, lb_err *err)
 {
     if (worker->teacher && strcmp(worker->teacher_url, url) == 0)
         return LB_OK;
@@ -60,7 +60,7 @@ static lb_status take_answer(session *s, const lb_buf *body, lb_unit_query *quer
                          answer.count, count);
     if (status == LB_OK && s->has_version && s->version != answer.teacher_version)
         status = lb_fail(err, LB_ECONFLICT, "teacher_version",
-                         "the teacher changed within a unit: %016llx, then %016llx",
+                         "the teacher changed: it was %016llx and is %016llx",
                          (unsigned long long)s->version,
                          (unsigned long long)answer.teacher_version);
     for (size_t i = 0; status == LB_OK && i < count; i++) {
@@ -152,11 +152,12 @@ static size_t request_size(const lb_unit_query *queries, size_t count, size_t to
 
 lb_status lb_score_remote(void *arg, lb_unit_query *queries, size_t count, lb_err *err)
 {
-    const lb_score_source *source = arg;
-    session s = {.worker = source->worker};
+    lb_score_source *source = arg;
+    session s = {.worker = source->worker, .version = source->view->teacher_version,
+                 .has_version = source->view->has_version};
     size_t tokens_max = REQUEST_TOKENS;
     const char *digest = lb_tokenizer_digest(source->view->student->tokenizer);
-    lb_status status = connect_teacher(source->worker, source->view->teacher_url, err);
+    lb_status status = lb_score_connect(source->worker, source->view->teacher_url, err);
     if (status == LB_OK && !lb_sha256_parse(digest, s.tokenizer))
         status = lb_fail(err, LB_EINTERNAL, "tokenizer_sha256", "'%.64s'", digest);
     for (size_t first = 0; status == LB_OK && first < count;) {
@@ -169,6 +170,7 @@ lb_status lb_score_remote(void *arg, lb_unit_query *queries, size_t count, lb_er
         }
         first += n;
     }
+    source->version = s.version;
     if (status != LB_OK && status != LB_ECANCELLED)
         lb_err_wrap(err, "the teacher at %.100s", source->view->teacher_url);
     return status;

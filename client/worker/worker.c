@@ -2,6 +2,7 @@
 #include "client/worker/worker.h"
 
 #include "client/worker/worker_impl.h"
+#include "common/text/chat.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/rng.h"
@@ -99,6 +100,8 @@ static lb_status load_student(lb_worker *worker, const char *spec, lb_student *s
         status = lb_model_load(worker->backend, equals + 1, &options, &s->model, err);
     if (status == LB_OK)
         status = lb_tokenizer_load(equals + 1, &s->tokenizer, err);
+    if (status == LB_OK)
+        status = lb_chat_template_digest(equals + 1, s->template_sha, err);
     if (status != LB_OK)
         return status;
     const lb_model_config *config = lb_model_get_config(s->model);
@@ -192,7 +195,7 @@ const char *lb_worker_name(const lb_worker *worker)
 static lb_status compute(lb_worker *worker, const lb_lease *lease, lb_job_view *view,
                          const lb_adapter *adapter, lb_buf *frame, lb_err *err)
 {
-    lb_score_source source = {worker, view};
+    lb_score_source source = {.worker = worker, .view = view};
     lb_unit_summary sum = {0};
     lb_unit unit = {
         .config = &view->config,

@@ -25,6 +25,7 @@ typedef struct lb_student {
     lb_tokenizer *tokenizer;
     uint8_t *allowed;                    /* [vocab] */
     char numerics_class[LB_SHA256_HEX];
+    char template_sha[LB_SHA256_HEX];    /* of the chat template; "": it has none */
 } lb_student;
 
 /* What a worker must know of a job. */
@@ -35,6 +36,8 @@ typedef struct lb_job_view {
     lb_lora_layout layout;
     lb_student *student;                 /* borrowed */
     char teacher_url[LB_WORKER_URL_MAX];
+    uint64_t teacher_version;            /* that the handshake found; */
+    bool has_version;                    /* every score must have it */
     bool grade;
     uint64_t used;                       /* for finding the oldest */
 } lb_job_view;
@@ -120,8 +123,18 @@ void lb_cache_free(lb_worker *worker);
 typedef struct lb_score_source {
     lb_worker *worker;
     const lb_job_view *view;
+    uint64_t version;                    /* out: the teacher's version */
 } lb_score_source;
 lb_status lb_score_remote(void *arg, lb_unit_query *queries, size_t count, lb_err *err);
+/* Makes worker->teacher a client of this URL. */
+LB_NODISCARD lb_status lb_score_connect(lb_worker *worker, const char *url, lb_err *err);
+
+/* ---- handshake.c ---- */
+
+/* Measures what student and teacher agree on and asks the coordinator whether the job may be worked
+ * on with that. Sets the view's teacher_version. LB_ECONFLICT: it may not. */
+LB_NODISCARD lb_status lb_handshake_hold(lb_worker *worker, const char *job, lb_job_view *view,
+                                         lb_err *err);
 
 /* ---- push.c ---- */
 

@@ -12,6 +12,7 @@
 #define LB_COMMON_TEXT_CHAT_H
 
 #include "common/base/buf.h"
+#include "common/base/digest.h"
 #include "common/base/json.h"
 #include "common/base/status.h"
 #include "common/text/tokenizer.h"
@@ -61,6 +62,10 @@ LB_NODISCARD lb_status lb_chat_load(const char *model, lb_chat *out, lb_err *err
 /* The same with a kind that was named: only bos and eos are read from the model. */
 LB_NODISCARD lb_status lb_chat_load_named(const char *model, const char *name,
                                           lb_chat *out, lb_err *err);
+
+/* Hex of the SHA-256 of a model's template, known or not; "" when it has none. */
+LB_NODISCARD lb_status lb_chat_template_digest(const char *model, char out[LB_SHA256_HEX],
+                                               lb_err *err);
 
 typedef enum lb_chat_thinking {
     LB_THINKING_UNSET,    /* as the template does without being told */

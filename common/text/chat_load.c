@@ -86,6 +86,26 @@ static lb_status read_tokens(const lb_json *config, lb_chat *chat, lb_err *err)
     return status;
 }
 
+/* What is done with a template's text once it is found. */
+typedef struct template_use {
+    lb_status (*call)(void *arg, const char *text, size_t length, lb_err *err);
+    void *arg;
+} template_use;
+
+static lb_status take_kind(void *arg, const char *text, size_t length, lb_err *err)
+{
+    return lb_chat_find(text, length, arg, err);
+}
+
+static lb_status take_digest(void *arg, const char *text, size_t length, lb_err *err)
+{
+    uint8_t digest[LB_SHA256_BYTES];
+    (void)err;
+    lb_sha256_of(text, length, digest);
+    lb_sha256_hex(digest, arg);
+    return LB_OK;
+}
+
 /* The text of chat_template: a string, or the one named "default" of a list. */
 static const lb_json *find_default(const lb_json *node)
 {
@@ -98,7 +118,7 @@ static const lb_json *find_default(const lb_json *node)
     return node;
 }
 
-static lb_status find_in_config(const char *dir, const lb_json *config, lb_chat_kind *out,
+static lb_status find_in_config(const char *dir, const lb_json *config, const template_use *use,
                                 lb_err *err)
 {
     const lb_json *node = lb_json_get(config, "chat_template");
@@ -110,10 +130,10 @@ static lb_status find_in_config(const char *dir, const lb_json *config, lb_chat_
     if (!lb_json_is_string(node))
         return lb_fail(err, LB_EDATA, "chat_template",
                        "is neither a text nor a list with a text named \"default\"");
-    return lb_chat_find(lb_json_string(node), lb_json_string_length(node), out, err);
+    return use->call(use->arg, lb_json_string(node), lb_json_string_length(node), err);
 }
 
-static lb_status find_in_dir(const char *dir, const lb_json *config, lb_chat_kind *out,
+static lb_status find_in_dir(const char *dir, const lb_json *config, const template_use *use,
                              lb_err *err)
 {
     char path[LB_PATH_MAX];
@@ -122,10 +142,10 @@ static lb_status find_in_dir(const char *dir, const lb_json *config, lb_chat_kin
     if (status != LB_OK)
         return status;
     if (!lb_path_is_file(path))
-        return find_in_config(dir, config, out, err);
+        return find_in_config(dir, config, use, err);
     status = lb_file_read(path, LB_CHAT_TEMPLATE_MAX, &text, err);
     if (status == LB_OK)
-        status = lb_chat_find((const char *)text.data, text.length, out, err);
+        status = use->call(use->arg, (const char *)text.data, text.length, err);
     lb_buf_free(&text);
     return status;
 }
@@ -209,6 +229,7 @@ static lb_status load(const char *model, const char *name, lb_chat *out, lb_err 
 {
     lb_json *config = NULL;
     lb_chat_kind kind = LB_CHAT_CHATML;
+    const template_use use = {take_kind, &kind};
     lb_status status = LB_OK;
     if (lb_path_is_gguf(model))
         return load_gguf(model, name, out, err);
@@ -217,7 +238,7 @@ static lb_status load(const char *model, const char *name, lb_chat *out, lb_err 
     if (status == LB_OK)
         status = read_config(model, &config, err);
     if (status == LB_OK && name == NULL)
-        status = find_in_dir(model, config, &kind, err);
+        status = find_in_dir(model, config, &use, err);
     lb_chat chat = lb_chat_of(kind);
     if (status == LB_OK)
         status = read_tokens(config, &chat, err);
@@ -235,4 +256,41 @@ lb_status lb_chat_load(const char *model, lb_chat *out, lb_err *err)
 lb_status lb_chat_load_named(const char *model, const char *name, lb_chat *out, lb_err *err)
 {
     return load(model, name, out, err);
+}
+
+static lb_status digest_gguf(const char *path, char out[LB_SHA256_HEX], lb_err *err)
+{
+    lb_mapping mapping = {0};
+    lb_gguf *file = NULL;
+    const char *text = NULL;
+    size_t length = 0;
+    lb_status status = lb_file_map(path, &mapping, err);
+    if (status == LB_OK)
+        status = lb_gguf_open(mapping.data, mapping.length, &file, err);
+    if (status == LB_OK)
+        status = lb_gguf_string(file, GGUF_TEMPLATE, false, &text, &length, err);
+    if (status == LB_OK && text != NULL)
+        status = take_digest(out, text, length, err);
+    lb_gguf_close(file);
+    lb_file_unmap(&mapping);
+    return status;
+}
+
+lb_status lb_chat_template_digest(const char *model, char out[LB_SHA256_HEX], lb_err *err)
+{
+    lb_json *config = NULL;
+    const template_use use = {take_digest, out};
+    lb_err local = {0};
+    out[0] = '\0';
+    if (lb_path_is_gguf(model))
+        return digest_gguf(model, out, err);
+    lb_status status = read_config(model, &config, &local);
+    if (status == LB_OK)
+        status = find_in_dir(model, config, &use, &local);
+    lb_json_free(config);
+    if (status == LB_ENOTFOUND)
+        return LB_OK;
+    if (status != LB_OK && err != NULL)
+        *err = local;
+    return status;
 }

@@ -2,6 +2,7 @@
 #include "common/train/plan.h"
 
 #include "common/base/rng.h"
+#include "common/train/handshake.h"
 
 #include <assert.h>
 #include <string.h>
@@ -100,7 +101,7 @@ static const char *const known_keys[] = {
     "max_steps", "n_epochs", "batch_size", "units_per_step", "learning_rate", "loss",
     "loss_normalization", "lora", "checkpoint_every",
     "samples_per_prompt", "max_completion_tokens", "temperature", "kl_coef", "discount",
-    "clip_low", "clip_high", "beta", "log_ratio_cap",
+    "clip_low", "clip_high", "beta", "log_ratio_cap", "allow_mismatch",
 };
 #define COMMON_KEYS 9u
 #define KNOWN_KEYS (sizeof known_keys / sizeof *known_keys)
@@ -215,6 +216,23 @@ static lb_status parse_loss(const lb_json *node, const char *where, lb_job_confi
     return status;
 }
 
+static lb_status parse_allowed(const lb_json *node, const char *where, unsigned *out, lb_err *err)
+{
+    const lb_json *list = NULL;
+    lb_status status = lb_json_opt_array(node, where, "allow_mismatch", &list, err);
+    for (size_t i = 0; status == LB_OK && i < lb_json_array_size(list); i++) {
+        const char *name = lb_json_string(lb_json_at(list, i));
+        unsigned bit = 0;
+        for (unsigned n = 0; name && n < LB_ALLOW_NAMES; n++)
+            bit |= strcmp(name, lb_handshake_allow_name(n)) == 0 ? 1u << n : 0;
+        if (!bit)
+            return lb_fail(err, LB_EINVAL, "allow_mismatch", "entry %zu is neither stop_ids nor "
+                           "chat_template", i);
+        *out |= bit;
+    }
+    return status;
+}
+
 static lb_status parse_batch(const lb_json *node, const char *where, lb_job_config *out,
                              lb_err *err)
 {
@@ -293,6 +311,8 @@ lb_status lb_job_config_parse(const lb_json *node, const char *where, lb_method 
                          "against the untempered distribution");
     if (status == LB_OK)
         status = parse_loss(node, where, &config, err);
+    if (status == LB_OK)
+        status = parse_allowed(node, where, &config.allow_mismatch, err);
     if (status == LB_OK)
         status = lb_json_opt_object(node, where, "lora", &lora, err);
     if (status == LB_OK && lora)
@@ -374,5 +394,14 @@ void lb_job_config_write(const lb_job_config *config, lb_jsonw *out)
     lb_jsonw_key(out, "loss_normalization");
     lb_jsonw_string(out, normalization_names[config->normalization]);
     write_lora(&config->lora, out);
+    if (rollouts) {
+        lb_jsonw_key(out, "allow_mismatch");
+        lb_jsonw_array(out);
+        for (unsigned n = 0; n < LB_ALLOW_NAMES; n++) {
+            if (config->allow_mismatch & (1u << n))
+                lb_jsonw_string(out, lb_handshake_allow_name(n));
+        }
+        lb_jsonw_array_end(out);
+    }
     lb_jsonw_object_end(out);
 }

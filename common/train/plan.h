@@ -44,6 +44,7 @@ typedef struct lb_job_config {
     lb_loss_config loss;
     lb_normalization normalization;
     lb_lora_config lora;
+    unsigned allow_mismatch;       /* lb_handshake_allow: what student and teacher may differ in */
     uint32_t checkpoint_every;     /* steps between optimizer snapshots; default 16 */
 } lb_job_config;
 

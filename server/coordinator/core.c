@@ -43,8 +43,11 @@ void lb_core_actions_free(lb_core_actions *actions)
 
 void lb_core_event_free(lb_core_event *event)
 {
-    if (event)
-        lb_job_row_free(&event->job);
+    if (!event)
+        return;
+    lb_job_row_free(&event->job);
+    free(event->handshake);
+    event->handshake = NULL;
 }
 
 lb_core_action *lb_core_answer(lb_core *core, void *ticket)
@@ -264,6 +267,7 @@ static void (*const handlers[LB_EVENT_TYPE_COUNT])(lb_core *core, lb_core_event 
     [LB_EVENT_JOB_CHECKPOINTS] = lb_core_on_job_checkpoints,
     [LB_EVENT_JOB_METRICS] = lb_core_on_job_metrics,
     [LB_EVENT_RUN_GET] = lb_core_on_run_get,
+    [LB_EVENT_HANDSHAKE] = lb_core_on_handshake,
     [LB_EVENT_ADAPTER_LIST] = lb_core_on_adapter_list,
     [LB_EVENT_ADAPTER_GET] = lb_core_on_adapter,
     [LB_EVENT_ADAPTER_MODEL] = lb_core_on_adapter,

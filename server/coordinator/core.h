@@ -18,6 +18,7 @@
 #include "common/base/buf.h"
 #include "common/base/log.h"
 #include "common/io/config.h"
+#include "common/train/handshake.h"
 #include "server/coordinator/env.h"
 
 #include <stdbool.h>
@@ -68,6 +69,7 @@ typedef enum lb_core_event_type {
     LB_EVENT_JOB_CREATE,        /* job */
     LB_EVENT_JOB_LIST, LB_EVENT_JOB_GET, LB_EVENT_JOB_CANCEL, LB_EVENT_JOB_EVENTS,
     LB_EVENT_JOB_CHECKPOINTS, LB_EVENT_JOB_METRICS, LB_EVENT_RUN_GET,
+    LB_EVENT_HANDSHAKE,         /* id; handshake, or failure where it could not be measured */
     LB_EVENT_ADAPTER_LIST,      /* id: a job or "" */
     LB_EVENT_ADAPTER_GET, LB_EVENT_ADAPTER_MODEL, LB_EVENT_ADAPTER_CONFIG,
     LB_EVENT_LEASE, LB_EVENT_RENEW, LB_EVENT_RELEASE, LB_EVENT_PUSH,
@@ -94,6 +96,8 @@ typedef struct lb_core_event {
     const uint8_t *body;        /* push: unit frame, borrowed until the answer */
     size_t length;
     lb_file_row file;
+    lb_handshake *handshake;    /* owned; NULL: failure tells why there is none */
+    lb_err failure;
     lb_job_row job;             /* create: id "" for a random one; taken on success */
 } lb_core_event;
 

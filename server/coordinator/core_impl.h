@@ -7,6 +7,7 @@
 
 #include "common/base/json.h"
 #include "common/train/adam.h"
+#include "common/train/handshake.h"
 #include "common/train/plan.h"
 #include "proto/frames.h"
 #include "server/coordinator/core.h"
@@ -129,6 +130,10 @@ void lb_core_serve_waiters(lb_core *core, int64_t now_ms);     /* leases to thos
 void lb_core_worker_seen(lb_core *core, const char *name, const char *job);
 size_t lb_core_workers_active(const lb_core *core, const char *job);  /* NULL: of any */
 size_t lb_core_leases_active(const lb_core *core);
+
+/* ---- core_handshake.c ---- */
+void lb_core_on_handshake(lb_core *core, lb_core_event *event);
+bool lb_core_needs_handshake(const core_job *job);
 
 /* ---- core_units.c ---- */
 void lb_core_on_push(lb_core *core, lb_core_event *event);

@@ -398,6 +398,9 @@ static lb_status create_job(lb_core *core, core_job *job, lb_err *err)
         status = lb_core_chain_start(row, row->head_hash, err);
     if (status != LB_OK)
         return status;
+    row->handshake = strdup("");
+    if (!row->handshake)
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for a job");
     row->created_at = core->env.wall_seconds(core->env.arg);
     row->state = LB_JOB_QUEUED;
     snprintf(text, sizeof text, "Created: %u prompts, %zu LoRA parameters, %u steps of %u units",

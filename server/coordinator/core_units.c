@@ -190,6 +190,11 @@ void lb_core_on_push(lb_core *core, lb_core_event *event)
     lb_core_worker_seen(core, event->worker, job->row.id);
     if (settle_early(core, job, event))
         return;
+    if (lb_core_needs_handshake(job)) {
+        refuse(core, event, COUNT_INVALID, LB_ECONFLICT, "handshake_required", "job",
+               "no handshake of student and teacher has been held yet");
+        return;
+    }
     if (!fence_is_good(core, job, event)) {
         refuse(core, event, COUNT_INVALID, LB_ECONFLICT, "fence_mismatch", "X-Fence",
                "the fence was not given to this worker for this unit");

@@ -135,6 +135,7 @@ static void view_progress(const lb_core *core, const core_job *job, double left,
     lb_jsonw_key(w, "adapter");
     view_adapter_name(job, row->head, w);
     key_raw(w, "metrics", job->metrics);
+    key_raw(w, "handshake", row->handshake && row->handshake[0] ? row->handshake : NULL);
     key_u64(w, "workers", lb_job_state_active(row->state)
                               ? lb_core_workers_active(core, row->id) : 0);
     lb_jsonw_key(w, "seconds_elapsed");

@@ -94,6 +94,7 @@ void lb_route_blob_get(void *daemon, lb_request *request);
 void lb_route_lease(void *daemon, lb_request *request);
 void lb_route_renew(void *daemon, lb_request *request);
 void lb_route_release(void *daemon, lb_request *request);
+void lb_route_handshake(void *daemon, lb_request *request);
 void lb_route_push(void *daemon, lb_request *request);
 
 #endif

@@ -102,6 +102,7 @@ const lb_route lb_coordinator_routes[] = {
     {"POST", "/v1/leases/renew", LB_SCOPE_USER, SMALL, lb_route_renew},
     {"POST", "/v1/leases/release", LB_SCOPE_USER, SMALL, lb_route_release},
     {"GET", "/v1/runs/{job}", LB_SCOPE_USER, 0, lb_route_run_get},
+    {"POST", "/v1/runs/{job}/handshake", LB_SCOPE_USER, SMALL, lb_route_handshake},
     {"GET", "/v1/blobs/{sha256}", LB_SCOPE_USER, 0, lb_route_blob_get},
     {"PUT", "/v1/runs/{job}/steps/{step}/units/{unit}", LB_SCOPE_USER, LB_LIMIT_GRADIENT_BODY,
      lb_route_push},

@@ -94,6 +94,50 @@ void lb_route_release(void *daemon, lb_request *request)
     submit_fences(daemon, request, LB_EVENT_RELEASE);
 }
 
+/* ---- handshakes ---- */
+
+/* A worker that could not measure says why. */
+static lb_status read_failure(const lb_json *body, lb_err *out, lb_err *err)
+{
+    const lb_json *failure = NULL;
+    const char *field = "", *message = NULL;
+    lb_status status = lb_json_need_object(body, "", "failure", &failure, err);
+    if (status == LB_OK)
+        status = lb_json_opt_string(failure, "failure", "field", &field, err);
+    if (status == LB_OK)
+        status = lb_json_need_string(failure, "failure", "message", &message, err);
+    if (status == LB_OK)
+        (void)lb_fail(out, LB_ECONFLICT, field, "%s", message);
+    return status;
+}
+
+void lb_route_handshake(void *daemon, lb_request *request)
+{
+    lb_err err = {0};
+    lb_status status = LB_OK;
+    const lb_json *body = lb_request_json(request);
+    lb_core_event *event = body ? lb_route_event(request, LB_EVENT_HANDSHAKE) : NULL;
+    if (!event)
+        return;
+    if (!lb_route_id(request, lb_request_param(request, "job"), "job", event->id, LB_ID_SIZE)) {
+        drop(event);
+        return;
+    }
+    if (lb_json_get(body, "failure")) {
+        status = read_failure(body, &event->failure, &err);
+    } else {
+        event->handshake = calloc(1, sizeof *event->handshake);
+        status = event->handshake ? lb_handshake_parse(body, event->handshake, &err)
+                                  : lb_fail(&err, LB_ENOMEM, NULL, "no memory for a handshake");
+    }
+    if (status == LB_OK) {
+        lb_route_submit(daemon, request, event);
+        return;
+    }
+    drop(event);
+    lb_reply_err(request, &err);
+}
+
 /* ---- pushes ---- */
 
 static void base64_of(const uint8_t digest[LB_SHA256_BYTES], char out[BASE64_OF_SHA256])

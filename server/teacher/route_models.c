@@ -37,6 +37,7 @@ void lb_teacher_get_models(void *daemon, lb_request *request)
     number(&w, "vocab", config->vocab);
     text(&w, "tokenizer_sha256",
          teacher->tokenizer ? lb_tokenizer_digest(teacher->tokenizer) : NULL);
+    text(&w, "chat_template_sha256", teacher->template_sha[0] ? teacher->template_sha : NULL);
     text(&w, "digest", lb_model_digest(teacher->model));
     text(&w, "dtype", teacher->dtype);
     number(&w, "max_logprobs", teacher->max_logprobs);

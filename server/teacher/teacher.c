@@ -3,6 +3,8 @@
 
 #include "common/base/clock.h"
 #include "common/io/file.h"
+#include "common/io/gguf.h"
+#include "common/text/chat.h"
 #include "server/teacher/teacher_impl.h"
 
 #include <stdlib.h>
@@ -54,8 +56,10 @@ static lb_status load(lb_teacher *t, const lb_teacher_config *config, lb_err *er
         status = lb_model_load(t->backend, config->model_dir, &options, &t->model, err);
     if (status == LB_OK)
         status = lb_path_join(path, sizeof path, config->model_dir, "tokenizer.json", err);
-    if (status == LB_OK && lb_path_is_file(path))
+    if (status == LB_OK && (lb_path_is_gguf(config->model_dir) || lb_path_is_file(path)))
         status = lb_tokenizer_load(config->model_dir, &t->tokenizer, err);
+    if (status == LB_OK)
+        status = lb_chat_template_digest(config->model_dir, t->template_sha, err);
     if (status != LB_OK)
         return status;
     t->model_config = lb_model_get_config(t->model);

@@ -30,6 +30,7 @@ struct lb_teacher {
     lb_http *http;
     lb_teacher_metrics metrics;
     char *name;
+    char template_sha[LB_SHA256_HEX];   /* of the chat template's text; "": the model has none */
     const char *dtype;
     uint32_t max_logprobs;
     uint64_t version;                /* the first 8 bytes of the model's digest */

@@ -35,6 +35,15 @@ typedef struct fixture {
     char file[80], job[80];
 } fixture;
 
+#define HANDSHAKE_SIDE                                                                        \
+    "{\"model\":\"m\",\"model_sha256\":\"%s\",\"tokenizer_sha256\":\"%s\","                    \
+    "\"chat_template_sha256\":null,\"vocab\":320,\"stop_ids\":[1]}"
+#define HANDSHAKE_BODY                                                                        \
+    "{\"student\":" HANDSHAKE_SIDE ",\"teacher\":" HANDSHAKE_SIDE ","                         \
+    "\"teacher_version\":\"00000000000000ff\",\"probe\":{\"sequences\":2,\"tokens\":20,"        \
+    "\"teacher_logprob\":-2.5,\"student_logprob\":-3,\"teacher_noise\":0,"                      \
+    "\"sampler_noise\":0,\"before_change\":0,\"at_change\":1.5}}"
+
 static inline int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
     (void)st;
@@ -141,6 +150,17 @@ static inline void upload(fixture *f)
     lb_json_free(json);
 }
 
+/* The handshake that an honest worker would send. */
+static inline void shake(fixture *f, const char *model_sha, int expected)
+{
+    char body[1600], path[120], sha[65];
+    memset(sha, 'c', 64);
+    sha[64] = 0;
+    snprintf(path, sizeof path, "/v1/runs/%s/handshake", f->job);
+    snprintf(body, sizeof body, HANDSHAKE_BODY, sha, sha, model_sha ? model_sha : sha, sha);
+    lb_json_free(post(f, path, body, expected));
+}
+
 static inline void create(fixture *f, const char *extra)
 {
     char body[1200];
@@ -149,6 +169,7 @@ static inline void create(fixture *f, const char *extra)
     lb_json *json = post(f, "/v1/fine_tuning/jobs", body, 200);
     snprintf(f->job, sizeof f->job, "%s", text_of(json, "id"));
     lb_json_free(json);
+    shake(f, NULL, 200);
 }
 
 #endif

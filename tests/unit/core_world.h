@@ -383,13 +383,45 @@ static inline lb_core_event world_lease_event(const char *worker, uint32_t wait_
     return event;
 }
 
+/* What an honest worker finds; fill is the digit of the teacher's digests. */
+static inline lb_handshake world_handshake(const char *tokenizer, char fill)
+{
+    lb_handshake h = {
+        .student = {.model = "student", .vocab = 32, .stops = {3}, .stop_count = 1},
+        .probe = {.sequences = 4, .tokens = 40, .teacher_logprob = -2, .student_logprob = -3,
+                  .at_change = 1},
+        .teacher_version = 7,
+    };
+    memset(h.student.model_sha, 'a', LB_SHA256_HEX - 1);
+    snprintf(h.student.tokenizer_sha, sizeof h.student.tokenizer_sha, "%s", tokenizer);
+    h.teacher = h.student;
+    memset(h.teacher.model_sha, fill, LB_SHA256_HEX - 1);
+    return h;
+}
+
+static inline lb_core_event world_handshake_event(const char *job, const lb_handshake *handshake)
+{
+    lb_core_event event = {.type = LB_EVENT_HANDSHAKE, .ticket = world_ticket(1)};
+    snprintf(event.id, sizeof event.id, "%s", job);
+    event.handshake = malloc(sizeof *event.handshake);
+    assert(event.handshake);
+    *event.handshake = *handshake;
+    return event;
+}
+
+/* Takes a unit and holds the handshake that goes before the first push. */
 static inline bool world_lease_unit(world *w, const char *worker, world_lease *out)
 {
     lb_core_event event = world_lease_event(worker, 0, 1);
     world_step(w, &event);
     const world_reply *reply = world_reply_to(w, 1);
     *out = (world_lease){0};
-    return reply && reply->code == 200 && world_parse_lease(reply->body, out);
+    if (!reply || reply->code != 200 || !world_parse_lease(reply->body, out))
+        return false;
+    lb_handshake handshake = world_handshake(w->config.models[0].tokenizer_sha, 'b');
+    event = world_handshake_event(out->job, &handshake);
+    world_step(w, &event);
+    return true;
 }
 
 /* The gradient that any honest worker finds: a function of adapter, step and unit. */

@@ -258,7 +258,7 @@ static void test_run(void **state)
     lb_json_free(json);
     assert_false(lease(f, 0, &u));
     assert_int_equal(list_size(f, "/v1/fine_tuning/jobs"), 1);
-    assert_int_equal(list_size(f, "/v1/fine_tuning/jobs/%s/events", f->job), 5);
+    assert_int_equal(list_size(f, "/v1/fine_tuning/jobs/%s/events", f->job), 6);
     assert_int_equal(list_size(f, "/v1/fine_tuning/jobs/%s/events?limit=2", f->job), 2);
     assert_int_equal(list_size(f, "/v1/fine_tuning/jobs/%s/checkpoints", f->job), 2);
     assert_int_equal(list_size(f, "/v1/adapters?job=%s", f->job), 3);

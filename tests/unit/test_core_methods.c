@@ -126,12 +126,92 @@ static void test_from_adapter_of_another_shape(void **state)
     free(w);
 }
 
+/* ---- handshakes ---- */
+
+static int shake(world *w, const char *job, const lb_handshake *handshake)
+{
+    lb_core_event event = world_handshake_event(job, handshake);
+    world_step(w, &event);
+    return world_reply_to(w, 1)->code;
+}
+
+static const world_reply *push_without(world *w)
+{
+    lb_core_event event = world_lease_event("w1", 0, 1);
+    world_lease lease;
+    world_step(w, &event);
+    assert_true(world_parse_lease(world_reply_to(w, 1)->body, &lease));
+    assert_int_equal(world_push(w, &lease, "w1"), 409);
+    return world_reply_to(w, 1);
+}
+
+/* No step before a handshake; the first is kept over a restart; later ones must be like it. */
+static void test_handshake_is_pinned(void **state)
+{
+    (void)state;
+    world *w = malloc(sizeof *w);
+    world_open(w, 1);
+    lb_handshake good = world_handshake(w->config.models[0].tokenizer_sha, 'b'), other = good;
+    world_create(w, FIRST, 2, 2, 7);
+    (void)push_without(w);
+    assert_int_equal(shake(w, FIRST, &good), 200);
+    world_restart(w);
+    const world_reply *reply = world_ask(w, LB_EVENT_JOB_GET, FIRST);
+    assert_non_null(strstr(reply->body, "\"handshake\":{\"student\""));
+    assert_int_equal(shake(w, FIRST, &good), 200);
+    other.teacher.model_sha[0] = 'c';
+    assert_int_equal(shake(w, FIRST, &other), 409);
+    other = good;
+    other.probe.teacher_logprob = -2.02;
+    assert_int_equal(shake(w, FIRST, &other), 409);
+    finish(w, FIRST);    /* the job goes on */
+    assert_int_equal(shake(w, FIRST, &good), 410);
+    world_close(w);
+    free(w);
+}
+
+/* A mismatch ends the job before its first step, with the figure. */
+static void test_handshake_ends_the_job(void **state)
+{
+    (void)state;
+    world *w = malloc(sizeof *w);
+    char text[200];
+    world_open(w, 1);
+    lb_handshake bad = world_handshake(w->config.models[0].tokenizer_sha, 'b');
+    bad.teacher.stops[0] = 4;
+    world_create(w, FIRST, 2, 2, 7);
+    assert_int_equal(shake(w, FIRST, &bad), 409);
+    const world_reply *reply = world_ask(w, LB_EVENT_JOB_GET, FIRST);
+    world_member(reply, "error", "code", text, sizeof text);
+    assert_string_equal(text, "handshake_refused");
+    world_member(reply, "error", "message", text, sizeof text);
+    assert_non_null(strstr(text, "[3]"));
+    assert_non_null(strstr(text, "[4]"));
+    /* A teacher that could not be measured, too. */
+    world_create(w, SECOND, 2, 2, 7);
+    lb_core_event event = {.type = LB_EVENT_HANDSHAKE, .ticket = world_ticket(1)};
+    snprintf(event.id, sizeof event.id, "%s", SECOND);
+    (void)lb_fail(&event.failure, LB_ECONFLICT, "probe", "the teacher's logprob is nan");
+    world_step(w, &event);
+    assert_int_equal(world_reply_to(w, 1)->code, 409);
+    world_member(world_ask(w, LB_EVENT_JOB_GET, SECOND), "error", "message", text, sizeof text);
+    assert_string_equal(text, "the teacher's logprob is nan");
+    /* And a job without a teacher has no handshake. */
+    create_supervised(w, "ftjob-aaaaaaaaaaaaaaaaaaaaaaaa");
+    bad.teacher.stops[0] = 3;
+    assert_int_equal(shake(w, "ftjob-aaaaaaaaaaaaaaaaaaaaaaaa", &bad), 400);
+    world_close(w);
+    free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_supervised_job),
         cmocka_unit_test(test_from_adapter),
         cmocka_unit_test(test_from_adapter_of_another_shape),
+        cmocka_unit_test(test_handshake_is_pinned),
+        cmocka_unit_test(test_handshake_ends_the_job),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

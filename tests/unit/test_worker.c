@@ -18,6 +18,7 @@
 
 #include <cmocka.h>
 
+#include "common/train/handshake.h"
 #include "common/base/clock.h"
 #include "common/model/lora.h"
 #include "common/text/dataset.h"
@@ -49,8 +50,11 @@ typedef struct world {
     const char *model;
     int lease_code;             /* instead of a lease; 0: none */
     int push_codes[4];          /* of the first pushes; 0: 201 */
-    bool lose, damage;
+    bool lose, damage, foreign_teacher, refuse_handshake;
     teacher_mode teacher;
+    /* what it saw of handshakes */
+    unsigned handshakes, handshake_failures;
+    lb_handshake handshake;
 
     /* what the test reads */
     push pushes[PUSHES_MAX];
@@ -221,7 +225,42 @@ static void on_score(void *daemon, lb_request *request)
     lb_score_query_free(&query);
 }
 
+static void on_models(void *daemon, lb_request *request)
+{
+    world *w = daemon;
+    lb_buf out = {0};
+    char sha[LB_SHA256_HEX] = "";
+    memset(sha, 'e', LB_SHA256_HEX - 1);
+    lb_buf_printf(&out, "{\"data\":[{\"id\":\"t\",\"digest\":\"%s\",\"tokenizer_sha256\":\"%s\","
+                  "\"chat_template_sha256\":null,\"vocab\":320,\"eos_token_ids\":[2,1]}]}", sha,
+                  w->foreign_teacher ? sha : w->tokenizer);
+    lb_reply_buf(request, 200, "application/json", &out);
+}
+
+static void on_handshake(void *daemon, lb_request *request)
+{
+    world *w = daemon;
+    const lb_json *body = lb_request_json(request);
+    lb_err err = {0};
+    if (!body)
+        return;
+    pthread_mutex_lock(&w->lock);
+    w->handshakes++;
+    bool failed = lb_json_get(body, "failure") != NULL;
+    if (!failed && lb_handshake_parse(body, &w->handshake, &err) != LB_OK)
+        fail_msg("%s: %s", err.field, err.message);
+    w->handshake_failures += failed;
+    bool refuse = w->refuse_handshake || failed;
+    pthread_mutex_unlock(&w->lock);
+    if (refuse)
+        lb_reply_fail(request, LB_ECONFLICT, "teacher.stop_ids", "as the test says");
+    else
+        reply_text(request, 200, "{}");
+}
+
 static const lb_route routes[] = {
+    {"GET", "/v1/models", LB_SCOPE_USER, 0, on_models},
+    {"POST", "/v1/runs/{job}/handshake", LB_SCOPE_USER, LB_LIMIT_JSON_SMALL, on_handshake},
     {"POST", "/v1/leases", LB_SCOPE_USER, LB_LIMIT_JSON_SMALL, on_lease},
     {"POST", "/v1/leases/renew", LB_SCOPE_USER, LB_LIMIT_JSON_SMALL, on_renew},
     {"POST", "/v1/leases/release", LB_SCOPE_USER, LB_LIMIT_JSON_SMALL, on_release},
@@ -399,8 +438,56 @@ static void test_hands_back_what_failed(void **state)
         w.damage = cases[i].damage;
         w.push_codes[0] = cases[i].push_code;
         assert_int_equal(work(&w), LB_OK);
-        if (w.push_count != cases[i].pushes || w.released != 1)
-            fail_msg("case %zu: %u pushes, %u released", i, w.push_count, w.released);
+        bool bad_teacher = cases[i].teacher != SCORES;
+        if (w.push_count != cases[i].pushes || w.released != 1 ||
+            w.handshake_failures != bad_teacher)
+            fail_msg("case %zu: %u pushes, %u released, %u failures told", i, w.push_count,
+                     w.released, w.handshake_failures);
+        close_world(&w);
+    }
+}
+
+/* One handshake for a job, with the teacher's figures: this teacher gives every token -1. */
+static void test_holds_one_handshake(void **state)
+{
+    (void)state;
+    world w;
+    open_world(&w);
+    w.leases = 4;
+    assert_int_equal(work(&w), LB_OK);
+    assert_int_equal(w.push_count, 4);
+    assert_int_equal(w.handshakes, 1);
+    assert_string_equal(w.handshake.student.model, "student");
+    assert_string_equal(w.handshake.student.tokenizer_sha, w.tokenizer);
+    assert_string_equal(w.handshake.teacher.model, "t");
+    assert_int_equal(w.handshake.teacher.stop_count, 2);
+    assert_int_equal(w.handshake.teacher.stops[0], 1);   /* ascending, whatever was said */
+    assert_int_equal(w.handshake.teacher_version, 5);
+    assert_int_equal(w.handshake.probe.sequences, 2);
+    assert_true(w.handshake.probe.tokens > 8);
+    assert_true(w.handshake.probe.teacher_logprob >= -1 && w.handshake.probe.teacher_logprob <= -1);
+    assert_true(w.handshake.probe.student_logprob < 0);
+    assert_true(w.handshake.probe.sampler_noise <= 0 && w.handshake.probe.teacher_noise <= 0);
+    assert_true(w.handshake.probe.at_change <= 0);       /* which the coordinator would refuse */
+    close_world(&w);
+}
+
+/* What was refused is not worked on; the probe is left out where the tokenizers differ. */
+static void test_refused_handshake(void **state)
+{
+    (void)state;
+    for (int foreign = 0; foreign < 2; foreign++) {
+        world w;
+        open_world(&w);
+        w.leases = 1;
+        w.foreign_teacher = foreign;
+        w.refuse_handshake = true;
+        assert_int_equal(work(&w), LB_OK);
+        assert_int_equal(w.handshakes, 1);
+        assert_int_equal(w.handshake_failures, 0);
+        assert_int_equal(w.handshake.probe.tokens > 0, !foreign);
+        assert_int_equal(w.push_count, 0);
+        assert_int_equal(w.released, 1);
         close_world(&w);
     }
 }
@@ -547,6 +634,8 @@ static void test_configuration(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_holds_one_handshake),
+        cmocka_unit_test(test_refused_handshake),
         cmocka_unit_test(test_pushes_what_it_leased),
         cmocka_unit_test(test_sends_the_same_bytes_again),
         cmocka_unit_test(test_drops_what_nobody_wants),
