@@ -284,23 +284,27 @@ static lb_status measure(lb_worker *worker, const lb_job_view *view, lb_handshak
 
 /* ---- telling the coordinator ---- */
 
-/* What another try, or another worker, would not mend. */
-static bool is_final(lb_status status)
+bool lb_failure_is_final(lb_status status)
 {
     return status == LB_EDATA || status == LB_EINVAL || status == LB_EUNSUPPORTED ||
-           status == LB_ENUMERIC || status == LB_ECONFLICT;
+           status == LB_ENUMERIC || status == LB_ECONFLICT || status == LB_ETOOBIG;
 }
 
-static void write_failure(const lb_err *failure, lb_jsonw *w)
+void lb_failure_write(const lb_err *failure, lb_jsonw *w)
 {
-    lb_jsonw_object(w);
-    lb_jsonw_key(w, "failure");
     lb_jsonw_object(w);
     lb_jsonw_key(w, "field");
     lb_jsonw_string(w, failure->field);
     lb_jsonw_key(w, "message");
     lb_jsonw_string(w, failure->message);
     lb_jsonw_object_end(w);
+}
+
+static void write_failure(const lb_err *failure, lb_jsonw *w)
+{
+    lb_jsonw_object(w);
+    lb_jsonw_key(w, "failure");
+    lb_failure_write(failure, w);
     lb_jsonw_object_end(w);
 }
 
@@ -326,7 +330,7 @@ lb_status lb_handshake_hold(lb_worker *worker, const char *job, lb_job_view *vie
     lb_buf body = {0};
     lb_jsonw w = {.out = &body};
     lb_status measured = measure(worker, view, &found, &failure);
-    if (measured != LB_OK && !is_final(measured)) {
+    if (measured != LB_OK && !lb_failure_is_final(measured)) {
         if (err)
             *err = failure;
         return measured;

@@ -90,7 +90,7 @@ lb_status lb_lease_take(lb_worker *worker, uint32_t wait_ms, lb_lease *out, bool
     return status;
 }
 
-static void write_fences(lb_buf *body, const char *worker, uint64_t fence)
+static void write_fences(lb_buf *body, const char *worker, uint64_t fence, const lb_err *why)
 {
     lb_jsonw w = {.out = body};
     lb_jsonw_object(&w);
@@ -100,10 +100,14 @@ static void write_fences(lb_buf *body, const char *worker, uint64_t fence)
     lb_jsonw_array(&w);
     lb_jsonw_u64(&w, fence);
     lb_jsonw_array_end(&w);
+    if (why) {
+        lb_jsonw_key(&w, "failure");
+        lb_failure_write(why, &w);
+    }
     lb_jsonw_object_end(&w);
 }
 
-void lb_lease_release(lb_worker *worker, const lb_lease *lease)
+void lb_lease_release(lb_worker *worker, const lb_lease *lease, const lb_err *why)
 {
     /* A client of its own: the worker's gives up at once while the worker stops. */
     lb_client_config config = {
@@ -116,7 +120,7 @@ void lb_lease_release(lb_worker *worker, const lb_lease *lease)
     lb_buf body = {0};
     lb_answer answer = {0};
     lb_err err = {0};
-    write_fences(&body, worker->name, lease->fence);
+    write_fences(&body, worker->name, lease->fence, why);
     lb_call call = {
         .method = "POST",
         .path = "/v1/leases/release",
@@ -158,7 +162,7 @@ static renewal renew(lb_keeper *keeper, uint64_t fence, uint32_t timeout_ms)
     lb_json *root = NULL;
     lb_err err = {0};
     renewal outcome = UNKNOWN;
-    write_fences(&body, keeper->worker, fence);
+    write_fences(&body, keeper->worker, fence, NULL);
     lb_call call = {
         .method = "POST",
         .path = "/v1/leases/renew",

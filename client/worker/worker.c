@@ -264,7 +264,7 @@ static void work(lb_worker *worker, const lb_lease *lease)
     else
         lb_log_err(LB_LOG_ERROR, "unit_failed", &err);
     if (!lost)
-        lb_lease_release(worker, lease);
+        lb_lease_release(worker, lease, lb_failure_is_final(status) ? &err : NULL);
     if (status != LB_ECANCELLED) {
         lb_cache_forget(worker, lease->job);
         lb_worker_pause(worker, 0, FAILURE_PAUSE_MS << worker->failures);

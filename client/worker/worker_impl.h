@@ -94,8 +94,9 @@ struct lb_worker {
 /* Asks for a unit, waiting up to wait_ms at the coordinator. *got is false when there was none. */
 LB_NODISCARD lb_status lb_lease_take(lb_worker *worker, uint32_t wait_ms, lb_lease *out,
                                      bool *got, lb_err *err);
-/* Hands a lease back. Best effort, within a short time; works while the worker is stopping. */
-void lb_lease_release(lb_worker *worker, const lb_lease *lease);
+/* Hands a lease back. Best effort, within a short time; works while the worker is stopping. why:
+ * what failed and would fail on any worker; NULL: nothing of the kind. */
+void lb_lease_release(lb_worker *worker, const lb_lease *lease, const lb_err *why);
 
 LB_NODISCARD lb_status lb_keeper_start(lb_keeper *keeper, const lb_client_config *client,
                                        const char *worker, lb_err *err);
@@ -135,6 +136,11 @@ LB_NODISCARD lb_status lb_score_connect(lb_worker *worker, const char *url, lb_e
  * on with that. Sets the view's teacher_version. LB_ECONFLICT: it may not. */
 LB_NODISCARD lb_status lb_handshake_hold(lb_worker *worker, const char *job, lb_job_view *view,
                                          lb_err *err);
+
+/* Whether a failure lies in the job: another try, or another worker, would not mend it. */
+bool lb_failure_is_final(lb_status status);
+/* Writes {"field", "message"}. */
+void lb_failure_write(const lb_err *failure, lb_jsonw *w);
 
 /* ---- push.c ---- */
 

@@ -34,6 +34,7 @@
 #define LB_CORE_WORKERS_MAX 4096u       /* remembered by name */
 #define LB_CORE_FENCES_MAX 256u         /* of one renewal */
 #define LB_CORE_URL_MAX 512u
+#define LB_CORE_FAILURES_MAX 8u         /* units of a job that may fail in a row */
 
 /* Exit codes of the process (sysexits: EX_IOERR, EX_TEMPFAIL). */
 #define LB_EXIT_STORAGE 74
@@ -72,7 +73,9 @@ typedef enum lb_core_event_type {
     LB_EVENT_HANDSHAKE,         /* id; handshake, or failure where it could not be measured */
     LB_EVENT_ADAPTER_LIST,      /* id: a job or "" */
     LB_EVENT_ADAPTER_GET, LB_EVENT_ADAPTER_MODEL, LB_EVENT_ADAPTER_CONFIG,
-    LB_EVENT_LEASE, LB_EVENT_RENEW, LB_EVENT_RELEASE, LB_EVENT_PUSH,
+    LB_EVENT_LEASE, LB_EVENT_RENEW,
+    LB_EVENT_RELEASE,           /* fences; failure: why, if the units failed */
+    LB_EVENT_PUSH,
     LB_EVENT_METRICS,
     LB_EVENT_TYPE_COUNT
 } lb_core_event_type;

@@ -41,6 +41,7 @@ typedef struct core_job {
     char adapter_sha[LB_SHA256_HEX];    /* of version row.head */
     core_unit *units;                   /* [config.units_per_step] of step row.head */
     uint32_t done;
+    uint32_t failures;                  /* units that failed since the last push */
     int64_t commit_ms;                  /* when to commit (again), LB_CORE_NEVER */
     int64_t step_started_ms;
     uint32_t snapshot, replay_from;     /* versions: newest optimizer snapshot, one before */

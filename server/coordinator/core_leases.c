@@ -198,14 +198,18 @@ void lb_core_on_lease(lb_core *core, lb_core_event *event)
 
 /* ---- keeping and giving up ---- */
 
-static core_unit *find_lease(lb_core *core, uint64_t fence, const char *worker)
+/* *owner (NULL allowed) is the job that the unit is of. */
+static core_unit *find_lease(lb_core *core, uint64_t fence, const char *worker, core_job **owner)
 {
     for (size_t i = 0; i < core->job_count; i++) {
-        const core_job *job = core->jobs[i];
+        core_job *job = core->jobs[i];
         for (uint32_t u = 0; job->live && u < job->config.units_per_step; u++) {
             core_unit *unit = &job->units[u];
-            if (unit->state == UNIT_LEASED && unit->fence == fence)
+            if (unit->state == UNIT_LEASED && unit->fence == fence) {
+                if (owner)
+                    *owner = job;
                 return strcmp(unit->worker, worker) == 0 ? unit : NULL;
+            }
         }
     }
     return NULL;
@@ -244,7 +248,7 @@ void lb_core_on_renew(lb_core *core, lb_core_event *event)
     lb_core_expire_leases(core, now);
     lb_core_worker_seen(core, event->worker, NULL);
     for (size_t i = 0; i < event->fence_count; i++) {
-        core_unit *unit = find_lease(core, event->fences[i], event->worker);
+        core_unit *unit = find_lease(core, event->fences[i], event->worker, NULL);
         if (unit) {
             unit->expires_ms = now + core->config.lease_ttl_ms;
             renewed[renewed_count++] = event->fences[i];
@@ -262,16 +266,37 @@ void lb_core_on_renew(lb_core *core, lb_core_event *event)
     lb_core_serve_waiters(core, now);
 }
 
+/* A unit that failed for a reason that lies in the job. So many in a row, with none pushed in
+ * between, and the job would go on failing for ever. */
+static void count_failure(lb_core *core, core_job *job, const lb_core_event *event)
+{
+    lb_err err = {0};
+    char quoted[LB_ERR_MESSAGE_MAX], text[LB_ERR_MESSAGE_MAX];
+    job->failures++;
+    lb_core_note_f(core, LB_LOG_WARN, "unit_failed", "job=%s step=%u worker=%s failures=%u "
+                   "message=%s", job->row.id, job->row.head, event->worker, job->failures,
+                   lb_log_quote(quoted, sizeof quoted, event->failure.message));
+    if (job->failures < LB_CORE_FAILURES_MAX)
+        return;
+    snprintf(text, sizeof text, "%u units failed in a row; the last: %.240s", job->failures,
+             event->failure.message);
+    if (lb_core_job_end(core, job, LB_JOB_FAILED, "units_failing", text, &err) != LB_OK)
+        lb_core_storage_failed(core, &err);
+}
+
 void lb_core_on_release(lb_core *core, lb_core_event *event)
 {
     uint64_t released[LB_CORE_FENCES_MAX];
     size_t count = 0;
     for (size_t i = 0; i < event->fence_count; i++) {
-        core_unit *unit = find_lease(core, event->fences[i], event->worker);
+        core_job *job = NULL;
+        core_unit *unit = find_lease(core, event->fences[i], event->worker, &job);
         if (!unit)
             continue;
         unit->state = UNIT_FREE;
         released[count++] = event->fences[i];
+        if (event->failure.message[0])
+            count_failure(core, job, event);
     }
     lb_buf body = {0};
     lb_jsonw w = {.out = &body};

@@ -133,6 +133,7 @@ static lb_status store_push(lb_core *core, core_job *job, const lb_core_event *e
 
 static void accept_push(lb_core *core, core_job *job, const lb_core_event *event)
 {
+    job->failures = 0;
     core_unit *unit = &job->units[event->unit];
     unit->state = UNIT_DONE;
     memcpy(unit->digest, event->digest, sizeof unit->digest);

@@ -67,6 +67,21 @@ static lb_status read_fences(const lb_json *body, lb_core_event *event, lb_err *
     return LB_OK;
 }
 
+/* Why a worker could not do what it was asked for. */
+static lb_status read_failure(const lb_json *body, lb_err *out, lb_err *err)
+{
+    const lb_json *failure = NULL;
+    const char *field = "", *message = NULL;
+    lb_status status = lb_json_need_object(body, "", "failure", &failure, err);
+    if (status == LB_OK)
+        status = lb_json_opt_string(failure, "failure", "field", &field, err);
+    if (status == LB_OK)
+        status = lb_json_need_string(failure, "failure", "message", &message, err);
+    if (status == LB_OK)
+        (void)lb_fail(out, LB_ECONFLICT, field, "%s", message);
+    return status;
+}
+
 static void submit_fences(void *daemon, lb_request *request, lb_core_event_type type)
 {
     lb_err err = {0};
@@ -76,7 +91,9 @@ static void submit_fences(void *daemon, lb_request *request, lb_core_event_type 
         return;
     if (!read_worker(request, body, event)) {
         drop(event);
-    } else if (read_fences(body, event, &err) != LB_OK) {
+    } else if (read_fences(body, event, &err) != LB_OK ||
+               (type == LB_EVENT_RELEASE && lb_json_get(body, "failure") &&
+                read_failure(body, &event->failure, &err) != LB_OK)) {
         drop(event);
         lb_reply_err(request, &err);
     } else {
@@ -95,21 +112,6 @@ void lb_route_release(void *daemon, lb_request *request)
 }
 
 /* ---- handshakes ---- */
-
-/* A worker that could not measure says why. */
-static lb_status read_failure(const lb_json *body, lb_err *out, lb_err *err)
-{
-    const lb_json *failure = NULL;
-    const char *field = "", *message = NULL;
-    lb_status status = lb_json_need_object(body, "", "failure", &failure, err);
-    if (status == LB_OK)
-        status = lb_json_opt_string(failure, "failure", "field", &field, err);
-    if (status == LB_OK)
-        status = lb_json_need_string(failure, "failure", "message", &message, err);
-    if (status == LB_OK)
-        (void)lb_fail(out, LB_ECONFLICT, field, "%s", message);
-    return status;
-}
 
 void lb_route_handshake(void *daemon, lb_request *request)
 {

@@ -204,6 +204,47 @@ static void test_handshake_ends_the_job(void **state)
     free(w);
 }
 
+/* ---- units that fail ---- */
+
+static void fail_unit(world *w, const char *worker)
+{
+    world_lease lease;
+    assert_true(world_lease_unit(w, worker, &lease));
+    lb_core_event event = {.type = LB_EVENT_RELEASE, .ticket = world_ticket(1),
+                           .fences = {lease.fence}, .fence_count = 1};
+    snprintf(event.worker, sizeof event.worker, "%s", worker);
+    (void)lb_fail(&event.failure, LB_ECONFLICT, "teacher_logprobs", "entry 8 is nan");
+    world_step(w, &event);
+    assert_int_equal(world_reply_to(w, 1)->code, 200);
+}
+
+/* A push in between begins the count anew; a lease handed back without a reason does not count. */
+static void test_failures_end_the_job(void **state)
+{
+    (void)state;
+    world *w = malloc(sizeof *w);
+    char text[200];
+    world_lease lease;
+    world_open(w, 1);
+    world_create(w, FIRST, 2, 2, 7);
+    for (unsigned i = 1; i < LB_CORE_FAILURES_MAX; i++)
+        fail_unit(w, "w1");
+    assert_true(world_lease_unit(w, "w1", &lease));
+    assert_int_equal(world_push(w, &lease, "w1"), 201);
+    for (unsigned i = 1; i < LB_CORE_FAILURES_MAX; i++)
+        fail_unit(w, "w1");
+    world_status(w, FIRST, text, sizeof text);
+    assert_string_equal(text, "running");
+    fail_unit(w, "w2");
+    const world_reply *reply = world_ask(w, LB_EVENT_JOB_GET, FIRST);
+    world_member(reply, "error", "code", text, sizeof text);
+    assert_string_equal(text, "units_failing");
+    world_member(reply, "error", "message", text, sizeof text);
+    assert_string_equal(text, "8 units failed in a row; the last: entry 8 is nan");
+    world_close(w);
+    free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -212,6 +253,7 @@ int main(void)
         cmocka_unit_test(test_from_adapter_of_another_shape),
         cmocka_unit_test(test_handshake_is_pinned),
         cmocka_unit_test(test_handshake_ends_the_job),
+        cmocka_unit_test(test_failures_end_the_job),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
