@@ -140,6 +140,17 @@ static const lb_json *member(const lb_json *object, const char *key)
     return node == NULL || lb_json_is_null(node) ? NULL : node;
 }
 
+/* The tokens from first on. */
+static lb_status check_ids(const lb_jsonl *jsonl, size_t first, const char *field, lb_err *err)
+{
+    const lb_tokens *tokens = &jsonl->builder.tokens;
+    for (size_t i = first; i < tokens->count; i++)
+        if (tokens->ids[i] >= jsonl->options->vocab)
+            return lb_fail(err, LB_EINVAL, field, "token %u is not below the vocabulary's %u",
+                           tokens->ids[i], jsonl->options->vocab);
+    return LB_OK;
+}
+
 /* Appends the tokens of whichever of the two names the row has; *field is that name, NULL without
  * either. */
 static lb_status read_tokens(lb_jsonl *jsonl, const lb_json *row, const text_or_ids *names,
@@ -160,11 +171,7 @@ static lb_status read_tokens(lb_jsonl *jsonl, const lb_json *row, const text_or_
         return status;
     if (tokens->count == first)
         return lb_fail(err, LB_EINVAL, *field, "is empty");
-    for (size_t i = first; i < tokens->count; i++)
-        if (tokens->ids[i] >= jsonl->options->vocab)
-            return lb_fail(err, LB_EINVAL, *field, "token %u is not below the vocabulary's %u",
-                           tokens->ids[i], jsonl->options->vocab);
-    return LB_OK;
+    return check_ids(jsonl, first, *field, err);
 }
 
 static lb_status read_prompt(lb_jsonl *jsonl, const lb_json *row, lb_err *err)
@@ -172,7 +179,7 @@ static lb_status read_prompt(lb_jsonl *jsonl, const lb_json *row, lb_err *err)
     const char *field = NULL;
     lb_status status = read_tokens(jsonl, row, &prompt_names, true, &field, err);
     if (status == LB_OK && field == NULL)
-        status = lb_fail(err, LB_EINVAL, "prompt", "is missing");
+        status = lb_fail(err, LB_EINVAL, "prompt", "is missing; give one, prompt_ids or messages");
     return status;
 }
 
@@ -189,6 +196,20 @@ static lb_status read_completion(lb_jsonl *jsonl, const lb_json *row, lb_err *er
     return status;
 }
 
+/* Appends the tokens of the prompt and of the completion, which begins at *completion. */
+static lb_status read_both(lb_jsonl *jsonl, const lb_json *row, size_t *completion, lb_err *err)
+{
+    lb_tokens *tokens = &jsonl->builder.tokens;
+    size_t first = tokens->count;
+    if (member(row, "messages") != NULL) {
+        lb_status status = lb_dataset_read_messages(jsonl->options, row, tokens, completion, err);
+        return status == LB_OK ? check_ids(jsonl, first, "messages", err) : status;
+    }
+    lb_status status = read_prompt(jsonl, row, err);
+    *completion = tokens->count;
+    return status == LB_OK ? read_completion(jsonl, row, err) : status;
+}
+
 static lb_status read_row(lb_jsonl *jsonl, const lb_json *row, lb_err *err)
 {
     size_t first = jsonl->builder.tokens.count;
@@ -201,10 +222,8 @@ static lb_status read_row(lb_jsonl *jsonl, const lb_json *row, lb_err *err)
     size_t length = answer == NULL ? 0 : lb_json_string_length(answer);
     if (memchr(text, '\0', length) != NULL)
         return lb_fail(err, LB_EINVAL, "answer", "holds a NUL");
-    lb_status status = read_prompt(jsonl, row, err);
-    size_t completion = jsonl->builder.tokens.count;
-    if (status == LB_OK)
-        status = read_completion(jsonl, row, err);
+    size_t completion = first;
+    lb_status status = read_both(jsonl, row, &completion, err);
     if (status != LB_OK)
         return status;
     return lb_dataset_add_row(&jsonl->builder, first, completion, text, length, err);

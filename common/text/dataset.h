@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * lb_dataset - prompts as JSONL: one object a line with "prompt" (text) or "prompt_ids" (tokens),
+ * lb_dataset - prompts as JSONL. A line is an object with one of
+ *   "prompt"      text, tokenised without parsing special tokens
+ *   "prompt_ids"  tokens
+ *   "messages"    a conversation, put into the chat template: up to the user's last message it is
+ *                 the prompt; an answer of the assistant after that is the completion
  * and optionally "answer" and, for supervised training, "completion" (text, to which the end token
- * is added) or "completion_ids" (tokens as they are). Text is tokenised here, once, without parsing
- * special tokens. The tokenised form travels between programs as a binary "prompts" frame.
+ * is added) or "completion_ids" (tokens as they are). Beside messages, "chat_template_kwargs" may
+ * hold enable_thinking. The tokenised form travels between programs as a binary "prompts" frame.
  *
  * Frame, little-endian: "LBPR", u16 version 2, u16 0, u32 rows, then per row u32 tokens,
  * u32 completion tokens, u32 answer_bytes, tokens x u32, completion tokens x u32, answer bytes.
@@ -13,6 +17,7 @@
 
 #include "common/base/buf.h"
 #include "common/base/status.h"
+#include "common/text/chat.h"
 #include "common/text/tokenizer.h"
 
 #include <stdbool.h>
@@ -45,6 +50,9 @@ typedef struct lb_dataset_options {
     uint32_t vocab;            /* ids must be below it */
     uint32_t end;              /* token that ends a completion given as text, LB_DATASET_NO_END */
     bool completions;          /* every row must have a completion */
+    const lb_chat *chat;       /* renders messages; NULL: they are refused, */
+    const lb_err *no_chat;     /* with the message of this, if there is one */
+    lb_chat_options chat_options;  /* thinking and date, where a row does not say otherwise */
 } lb_dataset_options;
 
 /* Every error names the line ("line 17: ..."; field "prompt"). Empty lines are skipped; no rows is

@@ -7,6 +7,7 @@
 #define LB_COMMON_TEXT_DATASET_IMPL_H
 
 #include "common/base/buf.h"
+#include "common/base/json.h"
 #include "common/base/status.h"
 #include "common/text/dataset.h"
 #include "common/text/tokenizer.h"
@@ -35,6 +36,11 @@ typedef struct lb_dataset_builder {
 LB_NODISCARD lb_status lb_dataset_add_row(lb_dataset_builder *builder, size_t first,
                                           size_t completion, const char *answer, size_t length,
                                           lb_err *err);
+/* dataset_chat.c: appends the tokens of the row's messages; those of the answer begin at
+ * *completion, which is the end without one. */
+LB_NODISCARD lb_status lb_dataset_read_messages(const lb_dataset_options *options,
+                                                const lb_json *row, lb_tokens *tokens,
+                                                size_t *completion, lb_err *err);
 /* Moves what was built into out and leaves the builder empty. */
 LB_NODISCARD lb_status lb_dataset_finish(lb_dataset_builder *builder, lb_dataset *out,
                                          lb_err *err);
