@@ -13,6 +13,7 @@
 #include "common/base/status.h"
 #include "common/model/model.h"
 #include "common/net/client.h"
+#include "common/text/chat.h"
 #include "common/text/tokenizer.h"
 
 #include <stdbool.h>
@@ -123,6 +124,10 @@ typedef struct lb_local {
 LB_NODISCARD lb_status lb_local_open(const lb_local_options *options, bool with_tokenizer,
                                      lb_local *out, lb_err *err);
 void lb_local_close(lb_local *local);
+/* The chat template of the model, or the one of a name (NULL: the model's). LB_EUNSUPPORTED also
+ * when its turns end with a token that does not end a text of the model. */
+LB_NODISCARD lb_status lb_local_load_chat(const lb_local *local, const char *model,
+                                          const char *name, lb_chat *out, lb_err *err);
 /* "1,2,3" to ids. LB_EINVAL, field "tokens". */
 LB_NODISCARD lb_status lb_parse_token_list(const char *text, lb_tokens *out, lb_err *err);
 

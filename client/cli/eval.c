@@ -19,7 +19,7 @@
 
 typedef struct eval_options {
     lb_local_options local;
-    const char *teacher, *data;
+    const char *teacher, *data, *chat_template, *date;
     double temperature;
     uint32_t max_tokens, limit;
     uint64_t seed;
@@ -139,14 +139,27 @@ static lb_status eval_wave(const eval_options *o, const lb_local *student,
     return status;
 }
 
-static lb_status parse_rows(const lb_local *student, const lb_buf *text, lb_dataset *out,
-                            lb_err *err)
+static lb_status parse_rows(const eval_options *o, const lb_local *student, const lb_buf *text,
+                            lb_dataset *out, lb_err *err)
 {
     const lb_model_config *config = lb_model_get_config(student->model);
+    lb_chat chat = {0};
+    lb_err no_chat = {0};
+    /* Rows without messages need no template, so a failure counts only where one has them. */
+    lb_status found = lb_local_load_chat(student, o->local.model, o->chat_template, &chat,
+                                         &no_chat);
+    if (o->chat_template && found != LB_OK) {
+        if (err)
+            *err = no_chat;
+        return found;
+    }
     lb_dataset_options options = {
         .tokenizer = student->tokenizer,
         .vocab = config->vocab,
         .end = config->eos_count ? config->eos[0] : LB_DATASET_NO_END,
+        .chat = found == LB_OK ? &chat : NULL,
+        .no_chat = &no_chat,
+        .chat_options.date = o->date,
     };
     return lb_dataset_parse_jsonl((const char *)text->data, text->length, &options, out, err);
 }
@@ -171,7 +184,7 @@ static lb_status eval(const eval_options *o, eval_result *result, lb_err *err)
     if (status == LB_OK)
         status = lb_file_read(o->data, DATA_MAX, &text, err);
     if (status == LB_OK)
-        status = parse_rows(&student, &text, &data, err);
+        status = parse_rows(o, &student, &text, &data, err);
     size_t rows = o->limit && o->limit < data.count ? o->limit : data.count;
     for (size_t first = 0; status == LB_OK && first < rows; first += PROMPTS_AT_ONCE) {
         size_t count = rows - first < PROMPTS_AT_ONCE ? rows - first : PROMPTS_AT_ONCE;
@@ -248,7 +261,11 @@ int lb_cmd_eval(int argc, char **argv)
     const lb_option options[] = {
         LB_LOCAL_OPTIONS(o.local),
         {.name = "data", .type = LB_OPT_STRING, .out = &o.data, .value = "FILE",
-         .help = "JSONL with prompt and answer (required)"},
+         .help = "JSONL with prompt or messages, and answer (required)"},
+        {.name = "chat-template", .type = LB_OPT_STRING, .out = &o.chat_template, .value = "NAME",
+         .help = "for messages, a known template instead of the model's"},
+        {.name = "date", .type = LB_OPT_STRING, .out = &o.date, .value = "'26 Jul 2024'",
+         .help = "for messages, today's date; Llama 3.2 needs it"},
         {.name = "teacher", .type = LB_OPT_STRING, .out = &o.teacher, .value = "DIR",
          .help = "also score the completions under this model: teacher_kl"},
         {.name = "temperature", .type = LB_OPT_F64, .out = &o.temperature, .value = "T",

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/cli/cli.h"
 
-#include "common/text/chat.h"
-
 #include <stdlib.h>
 #include <string.h>
 
@@ -63,18 +61,6 @@ static lb_status make_messages(const generate_options *o, lb_json **out, lb_err 
     return status;
 }
 
-/* Without its end among the model's, an answer would run on into turns of its own making. */
-static lb_status check_end(const lb_chat *chat, const lb_local *local, lb_err *err)
-{
-    uint32_t id = 0;
-    if (lb_tokenizer_find(local->tokenizer, chat->eos, &id) &&
-        lb_config_is_eos(lb_model_get_config(local->model), id))
-        return LB_OK;
-    return lb_fail(err, LB_EUNSUPPORTED, "chat_template", "turns of %s end with \"%s\", which is "
-                   "no eos_token_id of the model's generation_config.json or config.json",
-                   lb_chat_name(chat->kind), chat->eos);
-}
-
 static lb_status encode_chat(const generate_options *o, const lb_local *local, lb_tokens *prompt,
                              lb_err *err)
 {
@@ -84,11 +70,7 @@ static lb_status encode_chat(const generate_options *o, const lb_local *local, l
     lb_json *messages = NULL;
     if (o->thinking)
         options.thinking = strcmp(o->thinking, "on") == 0 ? LB_THINKING_ON : LB_THINKING_OFF;
-    lb_status status = o->chat_template
-                           ? lb_chat_load_named(o->local.model, o->chat_template, &chat, err)
-                           : lb_chat_load(o->local.model, &chat, err);
-    if (status == LB_OK)
-        status = check_end(&chat, local, err);
+    lb_status status = lb_local_load_chat(local, o->local.model, o->chat_template, &chat, err);
     if (status == LB_OK)
         status = make_messages(o, &messages, err);
     if (status == LB_OK)

@@ -79,6 +79,31 @@ void lb_local_close(lb_local *local)
     *local = (lb_local){0};
 }
 
+/* Without its end among the model's, an answer would run on into turns of its own making. */
+static lb_status check_end(const lb_chat *chat, const lb_local *local, lb_err *err)
+{
+    uint32_t id = 0;
+    if (lb_tokenizer_find(local->tokenizer, chat->eos, &id) &&
+        lb_config_is_eos(lb_model_get_config(local->model), id))
+        return LB_OK;
+    return lb_fail(err, LB_EUNSUPPORTED, "chat_template", "turns of %s end with \"%s\", which is "
+                   "no eos_token_id of the model's generation_config.json or config.json",
+                   lb_chat_name(chat->kind), chat->eos);
+}
+
+lb_status lb_local_load_chat(const lb_local *local, const char *model, const char *name,
+                             lb_chat *out, lb_err *err)
+{
+    lb_chat chat = {0};
+    lb_status status = name ? lb_chat_load_named(model, name, &chat, err)
+                            : lb_chat_load(model, &chat, err);
+    if (status == LB_OK)
+        status = check_end(&chat, local, err);
+    if (status == LB_OK)
+        *out = chat;
+    return status;
+}
+
 lb_status lb_parse_token_list(const char *text, lb_tokens *out, lb_err *err)
 {
     const char *at = text;
