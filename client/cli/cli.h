@@ -103,8 +103,8 @@ typedef struct lb_local_options {
 } lb_local_options;
 
 #define LB_LOCAL_OPTIONS(o)                                                                     \
-    {.name = "model", .type = LB_OPT_STRING, .out = &(o).model, .value = "DIR",                 \
-     .help = "a Hugging Face model folder (required)"},                                         \
+    {.name = "model", .type = LB_OPT_STRING, .out = &(o).model, .value = "MODEL",               \
+     .help = "a Hugging Face model folder, or ORG/NAME in its cache (required)"},               \
     {.name = "adapter", .type = LB_OPT_STRING, .out = &(o).adapter, .value = "DIR",             \
      .help = "a PEFT LoRA folder"},                                                             \
     {.name = "dtype", .type = LB_OPT_STRING, .out = &(o).dtype, .value = "f32|bf16",            \

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/cli/cli.h"
 
+#include "common/io/file.h"
+#include "common/io/hub.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,17 +51,20 @@ lb_status lb_local_open(const lb_local_options *options, bool with_tokenizer, lb
 {
     lb_local local = {0};
     lb_model_options model = {0};
+    char path[LB_PATH_MAX];
     if (!options->model)
         return lb_fail(err, LB_EINVAL, "model", "--model DIR is required");
     lb_status status = parse_dtype(options->dtype, &model.dtype, err);
     if (status == LB_OK)
+        status = lb_hub_find(getenv, options->model, path, sizeof path, err);
+    if (status == LB_OK)
         status = lb_backend_open("cpu", options->threads, NULL, &local.backend, err);
     if (status == LB_OK)
-        status = lb_model_load(local.backend, options->model, &model, &local.model, err);
+        status = lb_model_load(local.backend, path, &model, &local.model, err);
     if (status == LB_OK && options->adapter)
         status = load_adapter(options->adapter, &local, err);
     if (status == LB_OK && with_tokenizer)
-        status = lb_tokenizer_load(options->model, &local.tokenizer, err);
+        status = lb_tokenizer_load(path, &local.tokenizer, err);
     if (status == LB_OK && with_tokenizer)
         status = mark_allowed(&local, err);
     if (status != LB_OK) {

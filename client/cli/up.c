@@ -7,6 +7,7 @@
 
 #include "common/base/clock.h"
 #include "common/io/file.h"
+#include "common/io/hub.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -271,12 +272,15 @@ static lb_status prepare(supervisor *s, lb_err *err)
     const up_options *o = s->o;
     if (!o->teacher || !o->student)
         return lb_fail(err, LB_EINVAL, o->teacher ? "student" : "teacher",
-                       "--teacher DIR and --student DIR are required");
+                       "--teacher MODEL and --student MODEL are required");
     const char *const dirs[] = {o->teacher, o->student};
-    for (size_t i = 0; i < 2; i++) {
-        if (!lb_path_is_dir(dirs[i]))
-            return lb_fail(err, LB_ENOTFOUND, i ? "student" : "teacher",
-                           "there is no folder %.200s", dirs[i]);
+    for (size_t i = 0; i < 2; i++) {   /* the children look it up again, in the same environment */
+        char path[LB_PATH_MAX];
+        lb_status found = lb_hub_find(getenv, dirs[i], path, sizeof path, err);
+        if (found != LB_OK) {
+            (void)lb_err_wrap(err, "--%s", i ? "student" : "teacher");
+            return found;
+        }
     }
     lb_status status = lb_path_of_program(s->bin, sizeof s->bin, err);
     if (status == LB_OK)
@@ -325,9 +329,9 @@ int lb_cmd_up(int argc, char **argv)
     up_options o = {.workers = 1, .data = "limbeck-data", .dtype = "f32",
                     .coordinator_port = 7410, .teacher_port = 7420};
     const lb_option options[] = {
-        {.name = "teacher", .type = LB_OPT_STRING, .out = &o.teacher, .value = "DIR",
+        {.name = "teacher", .type = LB_OPT_STRING, .out = &o.teacher, .value = "MODEL",
          .help = "the teacher's model folder (required)"},
-        {.name = "student", .type = LB_OPT_STRING, .out = &o.student, .value = "DIR",
+        {.name = "student", .type = LB_OPT_STRING, .out = &o.student, .value = "MODEL",
          .help = "the student's model folder (required)"},
         {.name = "workers", .type = LB_OPT_U32, .out = &o.workers, .min = 0, .max = WORKERS_MAX,
          .value = "N", .help = "student workers"},

@@ -6,10 +6,12 @@
 #include "client/worker/worker.h"
 #include "common/base/log.h"
 #include "common/base/options.h"
+#include "common/io/hub.h"
 #include "common/net/client.h"
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -87,13 +89,15 @@ int main(int argc, char **argv)
 {
     lb_worker_config config = {0};
     lb_option_list models = {0};
+    char *found[LB_OPTION_LIST_MAX] = {0};
     const char *dtype = "f32", *level = "info", *key_file = NULL;
     lb_log_level least = LB_LOG_INFO;
     const lb_option options[] = {
         {.name = "coordinator", .type = LB_OPT_STRING, .out = &config.coordinator,
          .value = "URL", .help = "where the work is (required)"},
-        {.name = "model", .type = LB_OPT_LIST, .out = &models, .value = "NAME=DIR",
-         .help = "a student model and its folder (required, repeatable)"},
+        {.name = "model", .type = LB_OPT_LIST, .out = &models, .value = "NAME=MODEL",
+         .help = "a student model: its folder, or ORG/NAME in the Hugging Face cache (required, "
+                 "repeatable)"},
         {.name = "name", .type = LB_OPT_STRING, .out = &config.name, .value = "NAME",
          .help = "this worker's name (default: host and process id)"},
         {.name = "teacher", .type = LB_OPT_STRING, .out = &config.teacher, .value = "URL",
@@ -131,8 +135,12 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     lb_log_init("limbeck-worker", least);
-    status = run(&config, key_file, &err);
+    status = lb_hub_find_named(getenv, models.items, models.count, found, &err);
+    if (status == LB_OK)
+        status = run(&config, key_file, &err);
     if (status != LB_OK)
         lb_log_err(LB_LOG_ERROR, "failed", &err);
+    for (size_t i = 0; i < models.count; i++)
+        free(found[i]);
     return status == LB_OK ? 0 : 1;
 }

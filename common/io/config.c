@@ -13,15 +13,21 @@
 typedef struct family_row {
     const char *architecture, *model_type;
     lb_family family;
+    uint32_t kv_heads, head_dim;  /* where the key is absent; 0: of heads and hidden_size */
+    bool needs_window;            /* without the key sliding_window, the window has 4096 tokens */
 } family_row;
 
 static const family_row families[] = {
-    {"Qwen3ForCausalLM", "qwen3", LB_FAMILY_QWEN3},
-    {"Qwen2ForCausalLM", "qwen2", LB_FAMILY_QWEN2},
-    {"LlamaForCausalLM", "llama", LB_FAMILY_LLAMA},
+    {.architecture = "Qwen3ForCausalLM", .model_type = "qwen3", .family = LB_FAMILY_QWEN3,
+     .kv_heads = 32, .head_dim = 128},
+    {.architecture = "Qwen2ForCausalLM", .model_type = "qwen2", .family = LB_FAMILY_QWEN2,
+     .kv_heads = 32},
+    {.architecture = "LlamaForCausalLM", .model_type = "llama", .family = LB_FAMILY_LLAMA},
+    {.architecture = "MistralForCausalLM", .model_type = "mistral", .family = LB_FAMILY_LLAMA,
+     .kv_heads = 8, .needs_window = true},
 };
 
-static lb_status parse_family(const lb_json *root, lb_family *out, lb_err *err)
+static lb_status parse_family(const lb_json *root, const family_row **out, lb_err *err)
 {
     const char *word = lb_json_string(lb_json_at(lb_json_get(root, "architectures"), 0));
     bool by_type = !word;
@@ -32,15 +38,44 @@ static lb_status parse_family(const lb_json *root, lb_family *out, lb_err *err)
                        "names the model's family");
     for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
         if (strcmp(word, by_type ? families[i].model_type : families[i].architecture) == 0) {
-            *out = families[i].family;
+            *out = &families[i];
             return LB_OK;
         }
     }
+    bool experts = strcasestr(word, "moe") || strcasestr(word, "mixtral");
     return lb_fail(err, LB_EUNSUPPORTED, by_type ? "model_type" : "architectures",
-                   "'%.60s' is not supported; Qwen3, Qwen2 and Llama decoders are", word);
+                   "'%.60s'%s is not supported; Qwen3, Qwen2, Llama and Mistral decoders are", word,
+                   experts ? ", a mixture of experts," : "");
 }
 
-static lb_status parse_sizes(const lb_json *root, lb_model_config *c, lb_err *err)
+static lb_status parse_heads(const lb_json *root, const family_row *family, lb_model_config *c,
+                             lb_err *err)
+{
+    const lb_json *head_dim = lb_json_get(root, "head_dim");
+    bool derived = lb_json_is_null(head_dim) || (!head_dim && family->head_dim == 0);
+    if (derived && c->hidden % c->heads != 0)
+        return lb_fail(err, LB_EDATA, "head_dim", "it is absent, and a hidden_size of %u is no "
+                       "multiple of %u heads", c->hidden, c->heads);
+    c->head_dim = derived ? c->hidden / c->heads : family->head_dim;
+    bool as_heads = lb_json_get(root, "num_key_value_heads") || family->kv_heads == 0;
+    c->kv_heads = as_heads ? c->heads : family->kv_heads;
+    lb_status status = lb_json_opt_u32(root, "", "num_key_value_heads", 1, LB_CONFIG_HEADS_MAX,
+                                       &c->kv_heads, err);
+    if (status == LB_OK)
+        status = lb_json_opt_u32(root, "", "head_dim", 2, LB_CONFIG_HEAD_DIM_MAX, &c->head_dim,
+                                 err);
+    if (status == LB_OK && c->heads % c->kv_heads != 0)
+        status = lb_fail(err, LB_EDATA, "num_key_value_heads", "%u does not divide %u heads",
+                         c->kv_heads, c->heads);
+    if (status == LB_OK &&
+        (c->head_dim < 2 || c->head_dim % 2 != 0 || c->head_dim > LB_CONFIG_HEAD_DIM_MAX))
+        status = lb_fail(err, LB_EDATA, "head_dim", "%u is not an even size of at most %u",
+                         c->head_dim, LB_CONFIG_HEAD_DIM_MAX);
+    return status;
+}
+
+static lb_status parse_sizes(const lb_json *root, const family_row *family, lb_model_config *c,
+                             lb_err *err)
 {
     const struct {
         const char *key;
@@ -59,25 +94,7 @@ static lb_status parse_sizes(const lb_json *root, lb_model_config *c, lb_err *er
         if (status != LB_OK)
             return status;
     }
-    c->kv_heads = c->heads;
-    const lb_json *head_dim = lb_json_get(root, "head_dim");
-    if ((!head_dim || lb_json_is_null(head_dim)) && c->hidden % c->heads != 0)
-        return lb_fail(err, LB_EDATA, "head_dim", "it is absent, and a hidden_size of %u is no "
-                       "multiple of %u heads", c->hidden, c->heads);
-    c->head_dim = c->hidden / c->heads;
-    lb_status status = lb_json_opt_u32(root, "", "num_key_value_heads", 1, LB_CONFIG_HEADS_MAX,
-                                       &c->kv_heads, err);
-    if (status == LB_OK)
-        status = lb_json_opt_u32(root, "", "head_dim", 2, LB_CONFIG_HEAD_DIM_MAX, &c->head_dim,
-                                 err);
-    if (status == LB_OK && c->heads % c->kv_heads != 0)
-        status = lb_fail(err, LB_EDATA, "num_key_value_heads", "%u does not divide %u heads",
-                         c->kv_heads, c->heads);
-    if (status == LB_OK &&
-        (c->head_dim < 2 || c->head_dim % 2 != 0 || c->head_dim > LB_CONFIG_HEAD_DIM_MAX))
-        status = lb_fail(err, LB_EDATA, "head_dim", "%u is not an even size of at most %u",
-                         c->head_dim, LB_CONFIG_HEAD_DIM_MAX);
-    return status;
+    return parse_heads(root, family, c, err);
 }
 
 /* The share of a head that RoPE rotates, which stands at the top or beside the theta. */
@@ -91,23 +108,52 @@ static lb_status refuse_partial_rotary(const lb_json *object, const char *where,
     return status;
 }
 
+/* Mistral's window is on unless the key is there and null. The Qwens' is off unless another key
+ * turns it on. */
+static lb_status refuse_window(const lb_json *root, const family_row *family, lb_err *err)
+{
+    const lb_json *window = lb_json_get(root, "sliding_window");
+    bool sliding = false;
+    if (family->needs_window && !window)
+        return lb_fail(err, LB_EUNSUPPORTED, "sliding_window",
+                       "it is absent, which means 4096; only null is supported");
+    if (family->needs_window && !lb_json_is_null(window))
+        return lb_fail(err, LB_EUNSUPPORTED, "sliding_window",
+                       "sliding attention is not supported; only null is");
+    lb_status status = lb_json_opt_bool(root, "", "use_sliding_window", &sliding, err);
+    if (status == LB_OK && sliding)
+        status = lb_fail(err, LB_EUNSUPPORTED, "use_sliding_window",
+                         "sliding attention is not supported");
+    return status;
+}
+
+static lb_status refuse_experts(const lb_json *root, lb_err *err)
+{
+    static const char *const keys[] = {"num_experts", "num_local_experts", "n_routed_experts"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        const lb_json *node = lb_json_get(root, keys[i]);
+        if (node && !lb_json_is_null(node) && !(lb_json_is_integer(node) && !lb_json_integer(node)))
+            return lb_fail(err, LB_EUNSUPPORTED, keys[i], "mixtures of experts are not supported");
+    }
+    return LB_OK;
+}
+
 /* What would change the numbers and is not implemented is refused with its key. */
-static lb_status refuse_unsupported(const lb_json *root, const lb_model_config *c, lb_err *err)
+static lb_status refuse_unsupported(const lb_json *root, const family_row *family, lb_err *err)
 {
     const char *act = "silu";
-    bool sliding = false, attention_bias = false, mlp_bias = false;
+    bool attention_bias = false, mlp_bias = false;
     lb_status status = lb_json_opt_string(root, "", "hidden_act", &act, err);
     if (status == LB_OK && strcmp(act, "silu") != 0)
         status = lb_fail(err, LB_EUNSUPPORTED, "hidden_act", "'%.40s' is not supported; silu is",
                          act);
     if (status == LB_OK)
-        status = lb_json_opt_bool(root, "", "use_sliding_window", &sliding, err);
-    if (status == LB_OK && sliding)
-        status = lb_fail(err, LB_EUNSUPPORTED, "use_sliding_window",
-                         "sliding attention is not supported");
+        status = refuse_window(root, family, err);
+    if (status == LB_OK)
+        status = refuse_experts(root, err);
     if (status == LB_OK)
         status = lb_json_opt_bool(root, "", "attention_bias", &attention_bias, err);
-    if (status == LB_OK && attention_bias && c->family != LB_FAMILY_QWEN2)
+    if (status == LB_OK && attention_bias && family->family != LB_FAMILY_QWEN2)
         status = lb_fail(err, LB_EUNSUPPORTED, "attention_bias",
                          "biases on the attention's projections are supported for Qwen2 only");
     if (status == LB_OK)
@@ -157,11 +203,17 @@ static lb_status parse_llama3(const lb_json *rope, const char *where, lb_rope_co
 }
 
 /* One entry per layer type is a later form; read as the flat one it would lose its theta. */
+typedef struct nesting {
+    const char *where;
+    lb_err *err;
+} nesting;
+
 static lb_status refuse_nested(void *arg, const char *key, const lb_json *value)
 {
+    const nesting *n = arg;
     if (!lb_json_is_object(value))
         return LB_OK;
-    return lb_fail(arg, LB_EUNSUPPORTED, "rope_parameters",
+    return lb_fail(n->err, LB_EUNSUPPORTED, n->where,
                    "parameters per layer type ('%.40s') are not supported", key);
 }
 
@@ -170,7 +222,7 @@ static lb_status parse_rope_type(const lb_json *rope, const char *where, lb_rope
                                  lb_err *err)
 {
     const char *type = NULL;
-    lb_status status = lb_json_each(rope, refuse_nested, err);
+    lb_status status = lb_json_each(rope, refuse_nested, &(nesting){where, err});
     if (status == LB_OK)
         status = refuse_partial_rotary(rope, where, err);
     if (status == LB_OK)   /* the older key first: rope_type wins where both stand */
@@ -255,16 +307,17 @@ lb_status lb_config_parse(const char *text, size_t length, const char *generatio
 {
     lb_json *root = NULL, *extra = NULL;
     lb_model_config c = {.rms_eps = 1e-6};
+    const family_row *family = NULL;
     lb_status status = parse_object(text, length, "config.json", &root, err);
     if (status == LB_OK && generation)
         status = parse_object(generation, generation_length, "generation_config.json", &extra,
                               err);
     if (status == LB_OK)
-        status = parse_family(root, &c.family, err);
+        status = parse_family(root, &family, err);
     if (status == LB_OK)
-        status = parse_sizes(root, &c, err);
+        status = parse_sizes(root, family, &c, err);
     if (status == LB_OK)
-        status = refuse_unsupported(root, &c, err);
+        status = refuse_unsupported(root, family, err);
     if (status == LB_OK)
         status = parse_rope(root, &c.rope, err);
     if (status == LB_OK)
@@ -279,10 +332,12 @@ lb_status lb_config_parse(const char *text, size_t length, const char *generatio
         if (status != LB_OK)
             lb_err_wrap(err, "generation_config.json");
     }
-    c.qkv_bias = c.family == LB_FAMILY_QWEN2;
-    c.qk_norm = c.family == LB_FAMILY_QWEN3;
-    if (status == LB_OK)
+    if (status == LB_OK) {
+        c.family = family->family;
+        c.qkv_bias = c.family == LB_FAMILY_QWEN2;
+        c.qk_norm = c.family == LB_FAMILY_QWEN3;
         *out = c;
+    }
     lb_json_free(root);
     lb_json_free(extra);
     return status;

@@ -2,10 +2,11 @@
  *
  * lb_model_config - config.json (and generation_config.json) of a Hugging Face decoder folder.
  *
- * Both generations of keys are read: rope_theta + rope_scaling and rope_parameters; torch_dtype
- * and dtype. What is not implemented (yarn, sliding attention, MoE, another activation) is refused
- * with the key's name, never approximated. All sizes are checked against the limits below before
- * anyone multiplies them.
+ * Qwen3, Qwen2 and 2.5, Llama 3 and what has its architecture (SmolLM2), Mistral. Both generations
+ * of keys are read: rope_theta + rope_scaling and rope_parameters; torch_dtype and dtype. A key
+ * that is absent has the value that Transformers gives it. What is not implemented (yarn, sliding
+ * attention, experts, another activation) is refused with the key's name, never approximated. All
+ * sizes are checked against the limits below before anyone multiplies them.
  */
 #ifndef LB_COMMON_IO_CONFIG_H
 #define LB_COMMON_IO_CONFIG_H
@@ -28,6 +29,7 @@
 #define LB_CONFIG_RMS_EPS_MAX 0.1
 #define LB_CONFIG_ROPE_THETA_MAX 1e12
 
+/* Mistral without a sliding window computes as Llama does. */
 typedef enum lb_family { LB_FAMILY_LLAMA, LB_FAMILY_QWEN2, LB_FAMILY_QWEN3 } lb_family;
 
 typedef struct lb_rope_config {

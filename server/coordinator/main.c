@@ -6,6 +6,7 @@
 
 #include "common/base/log.h"
 #include "common/io/file.h"
+#include "common/io/hub.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -37,8 +38,9 @@ static lb_status parse(int argc, char **argv, arguments *a, bool *helped, lb_err
          .help = "address; port 0: any free one"},
         {.name = "data", .type = LB_OPT_STRING, .out = &config->data, .value = "DIR",
          .help = "folder of the store; made when it is not there"},
-        {.name = "model", .type = LB_OPT_LIST, .out = &config->models, .value = "NAME=DIR",
-         .help = "a student: folder with config.json and tokenizer.json (repeatable)"},
+        {.name = "model", .type = LB_OPT_LIST, .out = &config->models, .value = "NAME=MODEL",
+         .help = "a student: folder with config.json and tokenizer.json, or ORG/NAME in the "
+                 "Hugging Face cache (repeatable)"},
         {.name = "teacher", .type = LB_OPT_LIST, .out = &config->teachers, .value = "NAME=URL",
          .help = "a teacher that jobs may name (repeatable)"},
         {.name = "key-file", .type = LB_OPT_STRING, .out = &config->key_file, .value = "FILE",
@@ -119,6 +121,7 @@ int main(int argc, char **argv)
     lb_err err = {0};
     lb_log_level level = LB_LOG_INFO;
     lb_coordinator *coordinator = NULL;
+    char *found[LB_OPTION_LIST_MAX] = {0};
     sigset_t signals;
     bool helped = false;
     lb_status status = parse(argc, argv, &a, &helped, &err);
@@ -133,7 +136,11 @@ int main(int argc, char **argv)
     lb_log_init(PROGRAM, level);
     no_core_dumps();
     block_signals(&signals);
-    status = lb_coordinator_start(&a.config, &coordinator, &err);
+    status = lb_hub_find_named(getenv, a.config.models.items, a.config.models.count, found, &err);
+    if (status == LB_OK)
+        status = lb_coordinator_start(&a.config, &coordinator, &err);
+    for (size_t i = 0; i < LB_OPTION_LIST_MAX; i++)
+        free(found[i]);
     if (status == LB_OK)
         status = announce(coordinator, a.port_file, &err);
     if (status != LB_OK) {

@@ -6,12 +6,14 @@
 #include "common/base/log.h"
 #include "common/base/options.h"
 #include "common/io/file.h"
+#include "common/io/hub.h"
 #include "server/teacher/teacher.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -68,6 +70,18 @@ static lb_status check(const char *dtype, const char *level, lb_teacher_config *
     return LB_OK;
 }
 
+/* A model from the cache is called what it was asked for by, not what its revision's folder is. */
+static lb_status find_model(lb_teacher_config *config, char path[LB_PATH_MAX], lb_err *err)
+{
+    lb_status status = lb_hub_find(getenv, config->model_dir, path, LB_PATH_MAX, err);
+    if (status != LB_OK)
+        return status;
+    if (!config->name && strcmp(path, config->model_dir) != 0)
+        config->name = config->model_dir;
+    config->model_dir = path;
+    return LB_OK;
+}
+
 /* Serves until a signal. */
 static lb_status serve(const lb_teacher_config *config, const char *port_file, lb_err *err)
 {
@@ -102,12 +116,13 @@ int main(int argc, char **argv)
         .max_logprobs = LB_TEACHER_MAX_LOGPROBS,
     };
     const char *dtype = "f32", *level = "info", *port_file = NULL;
+    char path[LB_PATH_MAX];
     lb_log_level least = LB_LOG_INFO;
     const lb_option options[] = {
-        {.name = "model", .type = LB_OPT_STRING, .out = &config.model_dir, .value = "DIR",
-         .help = "a Hugging Face model folder (required)"},
+        {.name = "model", .type = LB_OPT_STRING, .out = &config.model_dir, .value = "MODEL",
+         .help = "a Hugging Face model folder, or ORG/NAME in its cache (required)"},
         {.name = "name", .type = LB_OPT_STRING, .out = &config.name, .value = "NAME",
-         .help = "the model's name on the wire (default: the folder's)"},
+         .help = "the model's name on the wire (default: the folder's, or ORG/NAME)"},
         {.name = "listen", .type = LB_OPT_STRING, .out = &config.listen, .value = "HOST:PORT",
          .help = "address to listen on; port 0: any free one"},
         {.name = "dtype", .type = LB_OPT_STRING, .out = &dtype, .value = "f32|bf16",
@@ -151,7 +166,9 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     lb_log_init("limbeck-teacher", least);
-    status = serve(&config, port_file, &err);
+    status = find_model(&config, path, &err);
+    if (status == LB_OK)
+        status = serve(&config, port_file, &err);
     if (status != LB_OK)
         lb_log_err(LB_LOG_ERROR, "failed", &err);
     return status == LB_OK ? 0 : 1;

@@ -52,6 +52,16 @@ static const char smollm2[] =
     "\"rope_scaling\":null,\"rope_theta\":100000,\"tie_word_embeddings\":true,"
     "\"vocab_size\":49152}";
 
+static const char mistral[] =
+    "{\"architectures\":[\"MistralForCausalLM\"],\"attention_dropout\":0.0,\"bos_token_id\":1,"
+    "\"eos_token_id\":2,\"hidden_act\":\"silu\",\"hidden_size\":4096,"
+    "\"initializer_range\":0.02,\"intermediate_size\":14336,"
+    "\"max_position_embeddings\":32768,\"model_type\":\"mistral\","
+    "\"num_attention_heads\":32,\"num_hidden_layers\":32,\"num_key_value_heads\":8,"
+    "\"rms_norm_eps\":1e-05,\"rope_theta\":1000000.0,\"sliding_window\":null,"
+    "\"tie_word_embeddings\":false,\"torch_dtype\":\"bfloat16\",\"use_cache\":true,"
+    "\"vocab_size\":32768}";
+
 static lb_status parse(const char *text, const char *generation, lb_model_config *out, lb_err *err)
 {
     return lb_config_parse(text, strlen(text), generation, generation ? strlen(generation) : 0,
@@ -141,6 +151,11 @@ static void test_published_models(void **state)
     c = accept(smollm2, "{\"eos_token_id\":null}");
     assert_true(c.head_dim == 64 && c.kv_heads == 3 && c.rope.theta == 1e5 && c.vocab == 49152);
     assert_true(c.eos_count == 1 && c.eos[0] == 2);
+    c = accept(mistral, NULL);
+    assert_int_equal(c.family, LB_FAMILY_LLAMA);
+    assert_true(c.vocab == 32768 && c.hidden == 4096 && c.layers == 32 && c.heads == 32);
+    assert_true(c.kv_heads == 8 && c.head_dim == 128 && c.mlp == 14336 && !c.tied);
+    assert_true(c.rope.theta == 1e6 && !c.rope.llama3 && !c.qkv_bias && !c.qk_norm);
 }
 
 static void test_both_generations_of_keys(void **state)
@@ -174,6 +189,18 @@ static void test_defaults(void **state)
     assert_true(c.eos_count == 0 && c.head_dim == 64);
     change_config(qwen2, "{\"architectures\":\"<none>\"}", &text);
     assert_int_equal(accept((char *)text.data, NULL).family, LB_FAMILY_QWEN2);
+    change_config(qwen2, "{\"num_key_value_heads\":null}", &text);
+    assert_int_equal(accept((char *)text.data, NULL).kv_heads, 14);
+    change_config(qwen2, "{\"num_key_value_heads\":\"<none>\",\"num_attention_heads\":64}", &text);
+    assert_int_equal(accept((char *)text.data, NULL).kv_heads, 32);
+    change_config(mistral, "{\"num_key_value_heads\":\"<none>\"}", &text);
+    assert_int_equal(accept((char *)text.data, NULL).kv_heads, 8);
+    change_config(qwen3, "{\"head_dim\":\"<none>\",\"hidden_size\":1000}", &text);
+    assert_int_equal(accept((char *)text.data, NULL).head_dim, 128);
+    change_config(mistral, "{\"head_dim\":64,\"num_local_experts\":0,\"num_experts\":null}", &text);
+    assert_int_equal(accept((char *)text.data, NULL).head_dim, 64);
+    change_config(llama32, "{\"sliding_window\":128}", &text);   /* Llama has no such key */
+    accept((char *)text.data, NULL);
     change_config(qwen2, "{\"attention_bias\":true}", &text);
     assert_true(accept((char *)text.data, NULL).qkv_bias);
     lb_buf_free(&text);
@@ -188,6 +215,16 @@ static const struct {
     {qwen3, "{\"architectures\":null,\"model_type\":\"gemma3\"}", LB_EUNSUPPORTED,
      "model_type"},
     {qwen3, "{\"architectures\":[],\"model_type\":\"<none>\"}", LB_EDATA, "architectures"},
+    {mistral, "{\"architectures\":[\"MixtralForCausalLM\"]}", LB_EUNSUPPORTED, "architectures"},
+    {mistral, "{\"architectures\":[\"Mistral3ForConditionalGeneration\"]}", LB_EUNSUPPORTED,
+     "architectures"},
+    {mistral, "{\"sliding_window\":4096}", LB_EUNSUPPORTED, "sliding_window"},
+    {mistral, "{\"sliding_window\":32768}", LB_EUNSUPPORTED, "sliding_window"},
+    {mistral, "{\"sliding_window\":false}", LB_EUNSUPPORTED, "sliding_window"},
+    {mistral, "{\"sliding_window\":\"<none>\"}", LB_EUNSUPPORTED, "sliding_window"},
+    {qwen3, "{\"num_experts\":8}", LB_EUNSUPPORTED, "num_experts"},
+    {llama32, "{\"num_local_experts\":8}", LB_EUNSUPPORTED, "num_local_experts"},
+    {qwen2, "{\"num_key_value_heads\":\"<none>\"}", LB_EDATA, "num_key_value_heads"},
     {qwen3, "{\"hidden_act\":\"gelu\"}", LB_EUNSUPPORTED, "hidden_act"},
     {qwen3, "{\"hidden_act\":1}", LB_EINVAL, "hidden_act"},
     {qwen3, "{\"use_sliding_window\":true}", LB_EUNSUPPORTED, "use_sliding_window"},
@@ -270,6 +307,91 @@ static void test_refused(void **state)
         assert_int_equal(c.vocab, 77);   /* untouched on failure */
         assert_int_equal(parse((char *)text.data, NULL, &c, NULL), refused[i].status);
     }
+    lb_buf_free(&text);
+}
+
+/* Each number of the file at its edges and past them; `ok` are accepted. */
+static const char *const hostile[] = {
+    "0", "1", "-1", "-2147483648", "2147483648", "4294967295", "4294967296", "4294967297",
+    "9223372036854775807", "9223372036854775808", "18446744073709551617", "2.5", "2.0", "1e300",
+    "-1e300", "1e-300", "\"2\"", "true", "null", "[2]", "{}",
+};
+
+#define LLAMA3(key) "{\"rope_scaling\":{\"rope_type\":\"llama3\",\"" key "\":%s,"
+#define FACTOR "\"factor\":8,"
+#define LOW "\"low_freq_factor\":1,"
+#define HIGH "\"high_freq_factor\":4,"
+#define ORIGINAL "\"original_max_position_embeddings\":8192,"
+#define END "\"x\":0}}"
+
+static const struct {
+    const char *base, *format, *field, *max, *over, *ok;   /* ok: each between spaces */
+} numbers[] = {
+    {qwen3, "{\"vocab_size\":%s,\"eos_token_id\":0}", "vocab_size", "1048576", "1048577",
+     " 1 1048576 "},
+    {qwen3, "{\"hidden_size\":%s}", "hidden_size", "32768", "32769", " 1 32768 "},
+    {smollm2, "{\"hidden_size\":%s}", "hidden_size", "32768", "32769", " "},   /* of 9 heads */
+    {qwen3, "{\"num_hidden_layers\":%s}", "num_hidden_layers", "512", "513", " 1 512 "},
+    {llama32, "{\"num_attention_heads\":%s,\"num_key_value_heads\":1}", "num_attention_heads",
+     "512", "513", " 1 512 "},
+    {llama32, "{\"num_key_value_heads\":%s}", "num_key_value_heads", "32", "33", " 1 32 null "},
+    {qwen3, "{\"head_dim\":%s}", "head_dim", "512", "513", " 512 null "},
+    {qwen3, "{\"intermediate_size\":%s}", "intermediate_size", "262144", "262145", " 1 262144 "},
+    {qwen3, "{\"max_position_embeddings\":%s}", "max_position_embeddings", "134217728",
+     "134217729", " 1 134217728 "},
+    {qwen3, "{\"eos_token_id\":%s}", "eos_token_id", "151935", "151936", " 0 1 151935 null [2] "},
+    {qwen3, "{\"eos_token_id\":[%s]}", "eos_token_id", "151935", "151936", " 0 1 151935 "},
+    {qwen3, "{\"rms_norm_eps\":%s}", "rms_norm_eps", "0.1", "0.11", " 0.1 null "},
+    {qwen3, "{\"rope_theta\":%s}", "rope_theta", "1e12", "1.1e12",
+     " 1 2147483648 4294967295 4294967296 4294967297 2.5 2.0 1e12 null "},
+    {qwen3, "{\"rope_parameters\":{\"rope_theta\":%s}}", "rope_parameters.rope_theta", "1e12",
+     "1.1e12", " 1 2147483648 4294967295 4294967296 4294967297 2.5 2.0 1e12 null "},
+    {llama32, LLAMA3("factor") LOW HIGH ORIGINAL END, "rope_scaling.factor", "1e6", "1.1e6",
+     " 1 2.5 2.0 1e6 "},
+    {llama32, LLAMA3("low_freq_factor") FACTOR HIGH ORIGINAL END, "rope_scaling.low_freq_factor", "3.9", "4",
+     " 1 2.5 2.0 3.9 "},
+    {llama32, LLAMA3("high_freq_factor") FACTOR LOW ORIGINAL END, "rope_scaling.high_freq_factor", "1e6",
+     "1.1e6", " 2.5 2.0 1e6 "},
+    {llama32, LLAMA3("original_max_position_embeddings") FACTOR LOW HIGH END,
+     "rope_scaling.original_max_position_embeddings", "134217728", "134217729",
+     " 1 134217728 "},
+};
+
+static void test_hostile_numbers(void **state)
+{
+    (void)state;
+    lb_buf change = {0}, text = {0};
+    size_t count = sizeof hostile / sizeof *hostile;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        for (size_t v = 0; v < count + 2; v++) {
+            const char *value = v < count ? hostile[v] : v == count ? numbers[i].max
+                                                                    : numbers[i].over;
+            const char *hole = strstr(numbers[i].format, "%s");
+            char word[64];
+            lb_model_config c = {0};
+            lb_err err = {0};
+            lb_buf_clear(&change);
+            lb_buf_printf(&change, "%.*s%s%s", (int)(hole - numbers[i].format),
+                          numbers[i].format, value, hole + 2);
+            lb_json *parsed = NULL;
+            if (lb_json_parse((char *)change.data, change.length, &parsed, NULL) != LB_OK)
+                continue;      /* the parser refuses the number, and test_malformed_files says so */
+            lb_json_free(parsed);
+            change_config(numbers[i].base, (char *)change.data, &text);
+            snprintf(word, sizeof word, " %s ", value);
+            bool want = strstr(numbers[i].ok, word) != NULL;
+            lb_status status = parse((char *)text.data, NULL, &c, &err);
+            /* A size that makes another one impossible is told of under either's name. */
+            bool named = strstr(err.field, numbers[i].field) ||
+                         strstr(numbers[i].field, err.field) ||
+                         strcmp(err.field, "head_dim") == 0 ||
+                         strcmp(err.field, "high_freq_factor") == 0;
+            if ((status == LB_OK) != want || (!want && (!err.field[0] || !named)))
+                fail_msg("%s: %s, field '%s': %s", (char *)change.data, lb_status_name(status),
+                         err.field, err.message);
+        }
+    }
+    lb_buf_free(&change);
     lb_buf_free(&text);
 }
 
@@ -363,6 +485,7 @@ int main(void)
         cmocka_unit_test(test_both_generations_of_keys),
         cmocka_unit_test(test_defaults),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_hostile_numbers),
         cmocka_unit_test(test_malformed_files),
         cmocka_unit_test(test_load),
         cmocka_unit_test(test_golden_folders),
