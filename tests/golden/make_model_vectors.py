@@ -16,18 +16,24 @@ vectors.json:
   sequences[i].logprobs          log p(tokens[t] | tokens[<t]); the first is null
   sequences[i].top5              at a few positions p: the five likeliest tokens that
                                  follow tokens[0..p], with their logprobs
+  sequences[i].argmax            the likeliest token after each token
+  dtype                          of the stored weights
+  bf16[i].tokens, .logprobs      as above, with weights and arithmetic in bf16 (models with bf16=True)
   sequences[i].adapter_logprobs  as logprobs, with the adapter in force
   sequences[i].weights           w[t], one for each entry of logprobs (the first is null)
   gradient.loss                  L = - sum over sequences and t >= 1 of w[t] adapter_logprobs[t]
   gradient.sequences             the loss of each sequence
 
 Arithmetic is f32 with eager attention; the log-softmax is taken in f64 of the f32
-logits. Models stored as BF16 are expanded to f32 before anything is computed. Two of
-the configurations are written with the keys of Transformers 4 (rope_theta,
-rope_scaling, torch_dtype at the top), two with those of Transformers 5
+logits. Models stored as BF16 are expanded to f32 before anything but `bf16` is computed.
+Small random models are a hard case for bf16: with logits that deviate by 1, rounding
+every activation moves a logprob by 0.02, whichever way the rest is computed; those with
+bf16=True have smaller logits. Some of the configurations are written with the keys of Transformers 4
+(rope_theta, rope_scaling, torch_dtype at the top), some with those of Transformers 5
 (rope_parameters, dtype).
 
 usage: make_model_vectors.py [--out FOLDER] [--tokenizer tokenizer.json] [--only models|tokenizer]
+                             [--model NAME ...]
 """
 
 import argparse
@@ -39,7 +45,8 @@ import shutil
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import (AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config)
+from transformers import (AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config,
+                          Qwen3Config)
 
 HERE = pathlib.Path(__file__).resolve().parent
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -85,17 +92,44 @@ MODELS = {
             max_position_embeddings=128, rms_norm_eps=1e-6, tie_word_embeddings=False,
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
             bos_token_id=None, eos_token_id=1, pad_token_id=0)),
+    # Tied as the small Qwen2.5 are, in three files.
+    "qwen2-shards-tiny": dict(
+        seed=15, dtype=torch.float32, keys=5, shard="24KB",
+        config=lambda: Qwen2Config(
+            vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=1,
+            max_position_embeddings=128, rms_norm_eps=1e-6, tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+            bos_token_id=None, eos_token_id=1, pad_token_id=0)),
+    # SmolLM2-135M's nine heads over three, theta and missing head_dim.
+    "smollm2-tiny": dict(
+        seed=16, dtype=torch.bfloat16, keys=4, logits=0.35, bf16=True, drop=["head_dim"],
+        config=lambda: LlamaConfig(
+            vocab_size=96, hidden_size=36, intermediate_size=96, num_hidden_layers=3,
+            num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=128,
+            rms_norm_eps=1e-5, tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+            bos_token_id=1, eos_token_id=2, pad_token_id=2)),
+    # Mistral without a window; head_dim is not hidden / heads.
+    "mistral-tiny": dict(
+        seed=17, dtype=torch.bfloat16, keys=5, logits=0.5, bf16=True,
+        config=lambda: MistralConfig(
+            vocab_size=96, hidden_size=40, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=16, sliding_window=None,
+            max_position_embeddings=128, rms_norm_eps=1e-5, tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+            bos_token_id=1, eos_token_id=2, pad_token_id=0)),
 }
 
 
-def randomise(model, generator):
-    """Weights that make every part matter: logits with a deviation near 2, sharp attention."""
+def randomise(model, generator, logits=2.0):
+    """Weights that make every part matter: logits with a deviation near `logits`, sharp attention."""
     def normal(shape, std):
         return torch.randn(shape, generator=generator) * std
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):
             if name.endswith("embed_tokens.weight") or name.endswith("lm_head.weight"):
-                p.copy_(normal(p.shape, 2.0 / math.sqrt(p.shape[1])))
+                p.copy_(normal(p.shape, logits / math.sqrt(p.shape[1])))
             elif name.endswith("q_norm.weight") or name.endswith("k_norm.weight"):
                 p.copy_(1.4 + normal(p.shape, 0.3))
             elif name.endswith("norm.weight"):
@@ -107,9 +141,11 @@ def randomise(model, generator):
                 p.copy_(normal(p.shape, gain / math.sqrt(p.shape[1])))
 
 
-def transformers4_keys(path):
+def transformers4_keys(path, drop=()):
     """Rewrites config.json as Transformers 4 wrote it."""
     c = json.loads(path.read_text())
+    for key in drop:
+        c.pop(key, None)
     rope = c.pop("rope_parameters")
     c["rope_theta"] = rope.pop("rope_theta")
     if rope.get("rope_type", "default") != "default":
@@ -123,9 +159,22 @@ def logprobs_of(model, tokens):
     """(logits in f32, log p of every token after the first, in f64)"""
     ids = torch.tensor([tokens])
     logits = model(input_ids=ids).logits[0]
-    assert logits.dtype == torch.float32
+    assert logits.dtype == model.dtype
     lp = torch.log_softmax(logits.double(), dim=-1)
     return lp, lp[:-1].gather(1, ids[0, 1:, None])[:, 0]
+
+
+def record_bf16(folder, generator):
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, attn_implementation="eager").eval()
+    rows = []
+    with torch.no_grad():
+        for _ in range(16):
+            tokens = torch.randint(0, model.config.vocab_size, (64,), generator=generator).tolist()
+            rows.append({"tokens": tokens,
+                         "logprobs": [None] + [round(x, 6) for x in
+                                               logprobs_of(model, tokens)[1].tolist()]})
+    return rows
 
 
 def record(name, spec, out):
@@ -137,11 +186,11 @@ def record(name, spec, out):
     config = spec["config"]()
     config.attention_dropout = 0.0
     made = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    randomise(made, generator)
-    made.to(spec["dtype"]).save_pretrained(folder)
+    randomise(made, generator, spec.get("logits", 2.0))
+    made.to(spec["dtype"]).save_pretrained(folder, max_shard_size=spec.get("shard", "5GB"))
     (folder / "generation_config.json").unlink(missing_ok=True)
     if spec["keys"] == 4:
-        transformers4_keys(folder / "config.json")
+        transformers4_keys(folder / "config.json", spec.get("drop", ()))
 
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager").eval()
@@ -160,6 +209,7 @@ def record(name, spec, out):
             w = torch.randn(length, generator=generator)
             w[torch.rand(length, generator=generator) < 0.3] = 0.0
             sequences.append({"tokens": tokens, "logprobs": [None] + lp.tolist(), "top5": top,
+                              "argmax": table.argmax(dim=-1).tolist(),
                               "adapter_logprobs": None, "weights": [None] + w[1:].tolist()})
         states = model(input_ids=torch.tensor([sequences[4]["tokens"]]),
                        output_hidden_states=True).hidden_states
@@ -209,7 +259,9 @@ def record(name, spec, out):
         assert g.shape == stored[key].shape and g.abs().max() > 0, key
     save_file({k: v.contiguous() for k, v in grads.items()}, folder / "lora_grads.safetensors")
 
-    vectors = {"model": name, "lora": {"r": RANK, "alpha": ALPHA},
+    vectors = {"model": name, "dtype": str(spec["dtype"]).removeprefix("torch."),
+               "bf16": record_bf16(folder, generator) if spec.get("bf16") else [],
+               "lora": {"r": RANK, "alpha": ALPHA},
                "sequences": sequences,
                "gradient": {"loss": sum(losses), "sequences": losses}}
     (folder / "vectors.json").write_text(json.dumps(vectors) + "\n")
@@ -275,11 +327,12 @@ def main():
     arguments.add_argument("--tokenizer", type=pathlib.Path, default=HERE.parent.parent
                            / "deploy" / "quickstart" / "models" / "student" / "tokenizer.json")
     arguments.add_argument("--only", choices=["models", "tokenizer"])
+    arguments.add_argument("--model", nargs="*", choices=list(MODELS), default=list(MODELS))
     a = arguments.parse_args()
     torch.set_num_threads(1)      # one order of summation
     if a.only != "tokenizer":
-        for name, spec in MODELS.items():
-            record(name, spec, a.out)
+        for name in a.model:
+            record(name, MODELS[name], a.out)
     if a.only != "models":
         record_tokenizer(a.tokenizer, a.out)
 

@@ -18,8 +18,9 @@
 #define GOLDEN_TOKENS_MAX 64
 #define GOLDEN_SEQUENCES_MAX 16
 
-static const char *const golden_names[] = {"qwen3-tiny", "llama-tiny", "llama3-tiny",
-                                           "qwen2-tiny"};
+static const char *const golden_names[] = {"qwen3-tiny",        "llama-tiny",   "llama3-tiny",
+                                           "qwen2-tiny",        "smollm2-tiny", "mistral-tiny",
+                                           "qwen2-shards-tiny"};
 #define GOLDEN_COUNT (sizeof golden_names / sizeof *golden_names)
 
 typedef struct golden {
@@ -63,6 +64,11 @@ static inline void golden_close(golden *g)
 static inline const lb_json *golden_array(const golden *g, size_t sequence, const char *key)
 {
     return lb_json_get(lb_json_at(lb_json_get(g->root, "sequences"), sequence), key);
+}
+
+static inline bool golden_is_bf16(const golden *g)
+{
+    return strcmp(lb_json_string(lb_json_get(g->root, "dtype")), "bfloat16") == 0;
 }
 
 typedef struct fixture {

@@ -466,6 +466,9 @@ static void test_golden_folders(void **state)
         {"tests/golden/qwen2-tiny", LB_FAMILY_QWEN2},
         {"tests/golden/llama-tiny", LB_FAMILY_LLAMA},
         {"tests/golden/llama3-tiny", LB_FAMILY_LLAMA},
+        {"tests/golden/smollm2-tiny", LB_FAMILY_LLAMA},
+        {"tests/golden/mistral-tiny", LB_FAMILY_LLAMA},
+        {"tests/golden/qwen2-shards-tiny", LB_FAMILY_QWEN2},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
