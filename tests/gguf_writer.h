@@ -44,7 +44,7 @@ static inline void gw_note(gguf_writer *w, gw_part part, const char *of, const c
     assert_true(w->mark_count < GW_MARKS_MAX);
     gw_mark *m = &w->marks[w->mark_count++];
     *m = (gw_mark){.part = part, .what = what, .at = at, .width = width};
-    snprintf(m->of, sizeof m->of, "%s", of);
+    snprintf(m->of, sizeof m->of, "%.63s", of);
 }
 
 static inline void gw_text(gguf_writer *w, lb_buf *to, gw_part part, const char *of,
@@ -118,11 +118,13 @@ static inline void gw_pad(lb_buf *buf, size_t alignment)
 static inline void gw_tensor(gguf_writer *w, const char *name, lb_gguf_type type, uint32_t rank,
                              const uint64_t *shape, const void *bytes, size_t size)
 {
+    static const char *const dimensions[] = {"dimension 0", "dimension 1", "dimension 2",
+                                             "dimension 3", "dimension 4"};
     gw_text(w, &w->table, GW_IN_TABLE, name, "name length", name);
     gw_note(w, GW_IN_TABLE, name, "rank", w->table.length, 4);
     lb_buf_u32(&w->table, rank);
     for (uint32_t i = 0; i < rank; i++) {
-        gw_note(w, GW_IN_TABLE, name, "dimension", w->table.length, 8);
+        gw_note(w, GW_IN_TABLE, name, dimensions[i], w->table.length, 8);
         lb_buf_u64(&w->table, shape[i]);
     }
     gw_note(w, GW_IN_TABLE, name, "tensor type", w->table.length, 4);

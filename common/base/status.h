@@ -43,7 +43,7 @@ typedef enum lb_status {
     LB_STATUS_COUNT
 } lb_status;
 
-#define LB_ERR_FIELD_MAX 64
+#define LB_ERR_FIELD_MAX 128
 #define LB_ERR_MESSAGE_MAX 320
 
 /* The detail of a failure: which field of the input was wrong ("" if none) and a sentence. */

@@ -103,9 +103,11 @@ static lb_status read_sizes(const gguf_reader *r, lb_model_config *c)
     if (status == LB_OK)
         status = read_u32(r, "attention.key_length", false, 2, LB_CONFIG_HEAD_DIM_MAX,
                           &c->head_dim);
-    if (status == LB_OK && c->heads % c->kv_heads != 0)
-        status = lb_fail(r->err, LB_EDATA, "attention.head_count_kv", "%u does not divide %u "
-                         "heads", c->kv_heads, c->heads);
+    if (status == LB_OK && c->heads % c->kv_heads != 0) {
+        key_of(r, "attention.head_count_kv", key);
+        return lb_fail(r->err, LB_EDATA, key, "%u does not divide %u heads", c->kv_heads,
+                       c->heads);
+    }
     if (status == LB_OK &&
         (c->head_dim < 2 || c->head_dim % 2 != 0 || c->head_dim > LB_CONFIG_HEAD_DIM_MAX))
         status = lb_fail(r->err, LB_EDATA, key, "%u is not an even size of at most %u",
