@@ -2,6 +2,7 @@
 #include "server/coordinator/daemon_impl.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Names of models and teachers may look like "org/model-0.6B". */
@@ -39,12 +40,18 @@ static lb_status add_model(lb_coordinator *c, const char *item, lb_err *err)
     }
     if (status == LB_OK)
         status = lb_config_load(dir, &model->config, err);
+    lb_catalog_text *text = &c->texts[count];
     if (status == LB_OK)
-        status = lb_tokenizer_load(dir, &c->tokenizers[count], err);
+        status = lb_tokenizer_load(dir, &text->tokenizer, err);
+    if (status == LB_OK && !(text->path = strdup(dir)))
+        status = lb_fail(err, LB_ENOMEM, NULL, "no memory for a model's path");
     if (status != LB_OK)
         return status;
+    /* A model without a template that we know takes prompts, but no messages. */
+    if (lb_chat_load(dir, &text->chat, &text->no_chat) == LB_OK)
+        text->no_chat = (lb_err){0};
     snprintf(model->tokenizer_sha, sizeof model->tokenizer_sha, "%s",
-             lb_tokenizer_digest(c->tokenizers[count]));
+             lb_tokenizer_digest(text->tokenizer));
     c->config.model_count++;
     return LB_OK;
 }
@@ -84,6 +91,8 @@ lb_status lb_catalog_load(lb_coordinator *c, const lb_coordinator_config *config
 
 void lb_catalog_free(lb_coordinator *c)
 {
-    for (size_t i = 0; i < LB_CORE_MODELS_MAX; i++)
-        lb_tokenizer_free(c->tokenizers[i]);
+    for (size_t i = 0; i < LB_CORE_MODELS_MAX; i++) {
+        lb_tokenizer_free(c->texts[i].tokenizer);
+        free(c->texts[i].path);
+    }
 }

@@ -6,6 +6,7 @@
 #define LB_SERVER_COORDINATOR_DAEMON_IMPL_H
 
 #include "common/base/queue.h"
+#include "common/text/chat.h"
 #include "common/text/tokenizer.h"
 #include "server/coordinator/core.h"
 #include "server/coordinator/daemon.h"
@@ -23,9 +24,17 @@ typedef struct lb_file_entry {
     char sha[LB_SHA256_HEX];
 } lb_file_entry;
 
+/* What the text of a data set needs of a model. */
+typedef struct lb_catalog_text {
+    lb_tokenizer *tokenizer;                        /* owned */
+    char *path;                                     /* owned; of the model */
+    lb_chat chat;
+    lb_err no_chat;                                 /* status LB_OK: chat is there */
+} lb_catalog_text;
+
 struct lb_coordinator {
     lb_core_config config;                          /* immutable after start */
-    lb_tokenizer *tokenizers[LB_CORE_MODELS_MAX];   /* of config.models */
+    lb_catalog_text texts[LB_CORE_MODELS_MAX];      /* of config.models */
     int64_t started_at;                             /* Unix seconds */
     lb_blobs *blobs;
     lb_store *store;                                /* owner thread, after start */

@@ -23,7 +23,10 @@
 typedef struct request_parts {
     const lb_json *body, *hyperparameters;
     const lb_core_model *model;
-    const lb_tokenizer *tokenizer;
+    const lb_catalog_text *text;
+    lb_chat chat;
+    lb_err no_chat;            /* why messages are refused */
+    lb_chat_options chat_options;
     char file_sha[LB_SHA256_HEX];
     lb_method method;
     char where[PATH_BYTES], hyper_where[PATH_BYTES];   /* paths of their objects */
@@ -40,7 +43,7 @@ static lb_status find_model(const lb_coordinator *c, request_parts *parts, lb_jo
     for (size_t i = 0; i < c->config.model_count; i++) {
         if (strcmp(c->config.models[i].name, name) == 0) {
             parts->model = &c->config.models[i];
-            parts->tokenizer = c->tokenizers[i];
+            parts->text = &c->texts[i];
         }
     }
     if (!parts->model)
@@ -133,6 +136,35 @@ static lb_status read_start(const lb_json *body, lb_job_row *job, lb_err *err)
         status = lb_fail(err, LB_EINVAL, "from_adapter", "'%.100s' is no id of an adapter", id);
     if (status == LB_OK && id)
         snprintf(job->from_adapter, sizeof job->from_adapter, "%s", id);
+    return status;
+}
+
+/* How messages become text: the model's own template unless the job names another. */
+static lb_status read_chat(request_parts *parts, lb_err *err)
+{
+    const lb_json *chat = NULL;
+    const char *name = NULL;
+    bool thinking = false;
+    parts->chat = parts->text->chat;
+    parts->no_chat = parts->text->no_chat;
+    lb_status status = LB_OK;
+    if (!lb_json_is_null(lb_json_get(parts->body, "chat")))
+        status = lb_json_opt_object(parts->body, "", "chat", &chat, err);
+    if (status != LB_OK || !chat)
+        return status;
+    status = lb_json_opt_string(chat, "chat", "template", &name, err);
+    if (status == LB_OK)
+        status = lb_json_opt_string(chat, "chat", "date", &parts->chat_options.date, err);
+    if (status == LB_OK && lb_json_get(chat, "enable_thinking")) {
+        status = lb_json_opt_bool(chat, "chat", "enable_thinking", &thinking, err);
+        parts->chat_options.thinking = thinking ? LB_THINKING_ON : LB_THINKING_OFF;
+    }
+    if (status == LB_OK && name) {
+        status = lb_chat_load_named(parts->text->path, name, &parts->chat, err);
+        parts->no_chat = (lb_err){0};
+        if (status != LB_OK && err)
+            snprintf(err->field, sizeof err->field, "chat.template");
+    }
     return status;
 }
 
@@ -247,10 +279,13 @@ static lb_status tokenise(lb_coordinator *c, const request_parts *parts, lb_job_
     lb_dataset dataset = {0};
     const lb_model_config *model = &parts->model->config;
     lb_dataset_options options = {
-        .tokenizer = parts->tokenizer,
+        .tokenizer = parts->text->tokenizer,
         .vocab = job->vocab,
         .end = model->eos_count ? model->eos[0] : LB_DATASET_NO_END,
         .completions = parts->method == LB_METHOD_SUPERVISED,
+        .chat = parts->no_chat.status == LB_OK ? &parts->chat : NULL,
+        .no_chat = &parts->no_chat,
+        .chat_options = parts->chat_options,
     };
     lb_status status = lb_blobs_get(c->blobs, parts->file_sha, &text, err);
     if (status != LB_OK)
@@ -325,6 +360,8 @@ void lb_route_job_create(void *daemon, lb_request *request)
         status = read_suffix(parts.body, job, &err);
     if (status == LB_OK)
         status = read_metadata(parts.body, job, &err);
+    if (status == LB_OK)
+        status = read_chat(&parts, &err);
     if (status == LB_OK)
         status = read_start(parts.body, job, &err);
     if (status == LB_OK)
