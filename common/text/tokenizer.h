@@ -13,6 +13,7 @@
 #include "common/base/buf.h"
 #include "common/base/digest.h"
 #include "common/base/status.h"
+#include "common/io/gguf.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,7 +35,12 @@ typedef struct lb_range {       /* bytes [begin, end) of a text */
 
 LB_NODISCARD lb_status lb_tokenizer_parse(const char *json, size_t length, lb_tokenizer **out,
                                           lb_err *err);
-LB_NODISCARD lb_status lb_tokenizer_load(const char *dir, lb_tokenizer **out, lb_err *err);
+/* The tokenizer in a GGUF file's metadata: byte-level BPE with a pre-tokenizer that we know.
+ * LB_EUNSUPPORTED names the key. */
+LB_NODISCARD lb_status lb_tokenizer_from_gguf(const lb_gguf *file, lb_tokenizer **out,
+                                              lb_err *err);
+/* path: a folder with tokenizer.json, or a .gguf file. */
+LB_NODISCARD lb_status lb_tokenizer_load(const char *path, lb_tokenizer **out, lb_err *err);
 void lb_tokenizer_free(lb_tokenizer *tokenizer);
 
 /* Appends the ids of text[length] (UTF-8; LB_EDATA otherwise). special: text such as "<|im_end|>"

@@ -249,7 +249,21 @@ done:
     return status;
 }
 
-lb_status lb_tokenizer_load(const char *dir, lb_tokenizer **out, lb_err *err)
+static lb_status load_gguf(const char *path, lb_tokenizer **out, lb_err *err)
+{
+    lb_mapping mapping = {0};
+    lb_gguf *file = NULL;
+    lb_status status = lb_file_map(path, &mapping, err);
+    if (status == LB_OK)
+        status = lb_gguf_open(mapping.data, mapping.length, &file, err);
+    if (status == LB_OK)
+        status = lb_tokenizer_from_gguf(file, out, err);
+    lb_gguf_close(file);
+    lb_file_unmap(&mapping);
+    return status;
+}
+
+static lb_status load_folder(const char *dir, lb_tokenizer **out, lb_err *err)
 {
     char path[LB_PATH_MAX];
     lb_buf text = {0};
@@ -263,6 +277,11 @@ lb_status lb_tokenizer_load(const char *dir, lb_tokenizer **out, lb_err *err)
     }
     lb_buf_free(&text);
     return status;
+}
+
+lb_status lb_tokenizer_load(const char *path, lb_tokenizer **out, lb_err *err)
+{
+    return lb_path_is_gguf(path) ? load_gguf(path, out, err) : load_folder(path, out, err);
 }
 
 void lb_tokenizer_free(lb_tokenizer *tokenizer)
