@@ -31,6 +31,21 @@ static bool too_deep(const char *text, size_t length)
     return false;
 }
 
+size_t lb_json_count_opened(const char *text, size_t length)
+{
+    size_t count = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < length; i++) {
+        if (in_string && text[i] == '\\')
+            i++;
+        else if (text[i] == '"')
+            in_string = !in_string;
+        else if (!in_string && (text[i] == '{' || text[i] == '['))
+            count++;
+    }
+    return count;
+}
+
 typedef struct key_span {
     const char *at;
     size_t length;

@@ -27,6 +27,9 @@ typedef struct json_t lb_json;  /* a node of jansson's tree; only json.c looks i
  * than LB_JSON_DEPTH_MAX; the message has line:column. */
 LB_NODISCARD lb_status lb_json_parse(const char *text, size_t length, lb_json **out, lb_err *err);
 void lb_json_free(lb_json *root);
+/* How many objects and arrays well-formed text opens. Each takes a few hundred bytes in a tree, so
+ * that a caller can refuse text whose tree would be many times its size. */
+size_t lb_json_count_opened(const char *text, size_t length);
 
 bool lb_json_is_object(const lb_json *node);
 bool lb_json_is_array(const lb_json *node);

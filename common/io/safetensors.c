@@ -10,6 +10,10 @@
 
 #define NAME_MAX_BYTES 256u
 #define LENGTH_BYTES 8u
+/* Objects and arrays of a header: an entry has three, and no fewer bytes than these for each. */
+#define OPENED_MAX (4u * LB_SAFETENSORS_MAX)
+#define OPENED_LEAST 16u
+#define ENTRY_BYTES_LEAST 12u
 
 typedef struct dtype_row {
     const char *name;
@@ -213,6 +217,11 @@ static lb_status parse_header(const uint8_t *data, size_t length, size_t header_
     const char *text = (const char *)data + LENGTH_BYTES;
     if (n == 0 || text[0] != '{')
         return lb_fail(err, LB_EDATA, "header", "it does not begin with '{'");
+    /* An object takes a hundred times the memory of its "{}". */
+    size_t opened = lb_json_count_opened(text, n);
+    if (opened > OPENED_MAX || opened > OPENED_LEAST + n / ENTRY_BYTES_LEAST)
+        return lb_fail(err, LB_ETOOBIG, "header", "its %llu bytes open %zu objects and arrays",
+                       (unsigned long long)n, opened);
     lb_status status = lb_json_parse(text, n, out, err);
     if (status != LB_OK) {
         lb_err_wrap(err, "header");

@@ -4,7 +4,8 @@
  * Source: the format text and the checks of the reference reader (safetensors, tensor.rs).
  *
  * The reader borrows the bytes (a mapping or a body) and refuses: a file under 8 bytes; a header
- * over the limit or past the end; text that is not an object; duplicate keys; an unknown dtype;
+ * over the limit or past the end, or with more objects and arrays than tensors need; text that is
+ * not an object; duplicate keys; an unknown dtype;
  * tensors that do not lie end to end from 0 to the end of the file (holes, overlaps); shape times
  * element size that overflows or differs from the range; more than LB_SAFETENSORS_MAX tensors;
  * names that are empty, over 256 bytes, or hold control characters. The field in an error is the

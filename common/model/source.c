@@ -10,7 +10,9 @@
 #include <string.h>
 
 #define SHARDS_MAX 256u
-#define INDEX_MAX (64u << 20)
+#define HEADER_MAX (32u << 20)
+#define INDEX_MAX (16u << 20)
+#define INDEX_OPENED_MAX 1024u   /* objects and arrays; it has three */
 
 typedef struct shard {
     char name[LB_SOURCE_NAME_MAX];
@@ -110,8 +112,8 @@ static lb_status open_shard(lb_source *l, const char *name)
     if (status == LB_OK)
         status = lb_file_map(path, &s->mapping, l->err);
     if (status == LB_OK) {
-        status = lb_safetensors_open(s->mapping.data, s->mapping.length,
-                                     LB_SAFETENSORS_HEADER_MAX, &s->file, l->err);
+        status = lb_safetensors_open(s->mapping.data, s->mapping.length, HEADER_MAX, &s->file,
+                                     l->err);
         if (status != LB_OK)
             lb_err_wrap(l->err, "%.60s", name);
     }
@@ -146,6 +148,10 @@ static lb_status open_shards(lb_source *l)
     if (status != LB_OK || !lb_path_is_file(path))
         return status == LB_OK ? open_shard(l, "model.safetensors") : status;
     status = lb_file_read(path, INDEX_MAX, &text, l->err);
+    if (status == LB_OK &&
+        lb_json_count_opened((const char *)text.data, text.length) > INDEX_OPENED_MAX)
+        status = lb_fail(l->err, LB_ETOOBIG, "weight_map", "the index has more than %u objects "
+                         "and arrays", INDEX_OPENED_MAX);
     if (status == LB_OK)
         status = lb_json_parse((const char *)text.data, text.length, &index, l->err);
     if (status == LB_OK && !lb_json_is_object(lb_json_get(index, "weight_map")))

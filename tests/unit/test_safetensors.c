@@ -289,6 +289,41 @@ static void test_limits(void **state)
     lb_buf_free(&image);
 }
 
+/* A tree takes many times the memory of "{}": more of them than tensors need are refused before one
+ * is made. Brackets in names are names. */
+static void test_limits_of_the_tree(void **state)
+{
+    static const struct {
+        const char *first, *item, *last;
+        unsigned items;
+        lb_status status;
+    } cases[] = {
+        {"{\"a\":[{}", ",{}", "]}", 64, LB_ETOOBIG},
+        {"{\"a\":[[]", ",[]", "]}", 64, LB_ETOOBIG},
+        {"{\"a\":[[]", ",[]", "]}", 4, LB_EDATA},
+        {"{\"", "{[", "\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 100, LB_OK},
+        {"{\"\\\"", "{[", "\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 100,
+         LB_OK},
+    };
+    (void)state;
+    lb_buf header = {0}, image = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        lb_err err = {0};
+        lb_buf_clear(&header);
+        lb_buf_puts(&header, cases[i].first);
+        for (unsigned n = 0; n < cases[i].items; n++)
+            lb_buf_puts(&header, cases[i].item);
+        lb_buf_puts(&header, cases[i].last);
+        lb_buf_append(&header, "", 1);
+        make_image(&image, (char *)header.data, 1);
+        assert_int_equal(open_copy(image.data, image.length, HEADER_MAX, &err), cases[i].status);
+        if (cases[i].status == LB_ETOOBIG)
+            assert_string_equal(err.field, "header");
+    }
+    lb_buf_free(&header);
+    lb_buf_free(&image);
+}
+
 /* A small file with metadata, two dtypes, a scalar and an empty tensor. */
 static void write_sample(lb_buf *out)
 {
@@ -431,6 +466,7 @@ int main(void)
         cmocka_unit_test(test_hostile_numbers),
         cmocka_unit_test(test_hostile_header_lengths),
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_limits_of_the_tree),
         cmocka_unit_test(test_write_then_read),
         cmocka_unit_test(test_truncated_and_damaged),
         cmocka_unit_test(test_writer_refuses),

@@ -223,6 +223,13 @@ static void test_sharded_models(void **state)
     assert_int_equal(strlen(whole), 64);
     put(state, "model.safetensors.index.json", "{}", 2);
     assert_int_equal(load(*state, NULL, NULL), LB_EDATA);
+    char nested[2 * 2048 + 1];
+    for (size_t i = 0; i < sizeof nested; i += 2)
+        memcpy(nested + i, "[,", i + 1 < sizeof nested ? 2 : 1);
+    lb_err err = {0};
+    put(state, "model.safetensors.index.json", nested, sizeof nested);
+    assert_int_equal(load(*state, NULL, &err), LB_ETOOBIG);
+    assert_string_equal(err.field, "weight_map");
     close_golden(&g);
 }
 
