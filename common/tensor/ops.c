@@ -285,6 +285,18 @@ size_t lb_weight_bytes(const lb_weight *weight)
     return weight->bytes;
 }
 
+size_t lb_weight_packed_bytes(size_t n, size_t k, lb_dtype stored, unsigned flags)
+{
+    size_t elements = 0;
+    if (flags & LB_WEIGHT_FORWARD)
+        elements += (n + LB_PANEL - 1) / LB_PANEL * LB_PANEL * k;
+    if (flags & LB_WEIGHT_BACKWARD)
+        elements += (k + LB_PANEL - 1) / LB_PANEL * LB_PANEL * n;
+    if (flags & LB_WEIGHT_ROWS)
+        elements += n * k;
+    return elements * lb_dtype_size(stored);
+}
+
 /* ---- forward ---- */
 
 void lb_embed(lb_ops *ops, lb_tensor out, const lb_weight *table, const uint32_t *ids)

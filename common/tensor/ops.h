@@ -83,6 +83,8 @@ void lb_weight_free(lb_weight *weight);
 size_t lb_weight_n(const lb_weight *weight);
 size_t lb_weight_k(const lb_weight *weight);
 size_t lb_weight_bytes(const lb_weight *weight);
+/* What lb_weight_bytes of such a weight would be; the sizes must not overflow. */
+size_t lb_weight_packed_bytes(size_t n, size_t k, lb_dtype stored, unsigned flags);
 
 /* ---- forward ---- */
 
