@@ -42,6 +42,7 @@ int lb_cmd_job_watch(int argc, char **argv);
 int lb_cmd_job_cancel(int argc, char **argv);
 int lb_cmd_adapter_list(int argc, char **argv);
 int lb_cmd_adapter_get(int argc, char **argv);
+int lb_cmd_tokenize(int argc, char **argv);
 int lb_cmd_score(int argc, char **argv);
 int lb_cmd_generate(int argc, char **argv);
 int lb_cmd_eval(int argc, char **argv);

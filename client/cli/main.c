@@ -24,6 +24,7 @@ static const command commands[] = {
     {"job", "cancel", lb_cmd_job_cancel, "cancel a job"},
     {"adapter", "list", lb_cmd_adapter_list, "list adapter versions"},
     {"adapter", "get", lb_cmd_adapter_get, "download a version as a PEFT folder"},
+    {"", "tokenize", lb_cmd_tokenize, "token ids of a text"},
     {"", "score", lb_cmd_score, "log-probability of every token of a sequence"},
     {"", "generate", lb_cmd_generate, "sample completions of a prompt"},
     {"", "eval", lb_cmd_eval, "accuracy (and teacher_kl) on a data set"},

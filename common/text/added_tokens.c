@@ -113,13 +113,33 @@ static lb_status read_flags(const lb_json *node, const char *where, lb_added *ad
     return LB_OK;
 }
 
+lb_status lb_added_enter(lb_tokenizer *tokenizer, lb_added added, lb_span content,
+                         bool normalized, const char *where, lb_err *err)
+{
+    lb_rewrite buffers[2] = {0};
+    lb_frame frame = {.data = content.data, .length = content.length};
+    lb_status status = enter(&tokenizer->vocab, content, &added, where, err);
+    if (status != LB_OK)
+        return status;
+    if (!normalized)
+        return append(&tokenizer->raw, added, content, where, err);
+    status = lb_normalize(tokenizer, buffers, &frame, err);
+    if (status == LB_OK && frame.length == 0)
+        status = lb_fail(err, LB_EDATA, where, "the normalizer leaves nothing of it");
+    if (status == LB_OK)
+        status = append(&tokenizer->normalized, added, (lb_span){frame.data, frame.length}, where,
+                        err);
+    lb_rewrite_free(&buffers[0]);
+    lb_rewrite_free(&buffers[1]);
+    return status;
+}
+
 static lb_status load_one(lb_tokenizer *tokenizer, const lb_json *node, const char *where,
                           lb_err *err)
 {
     lb_added added = {0};
     lb_span content = {0};
-    bool normalized = false, changed = false;
-    lb_buf form = {0};
+    bool normalized = false;
     if (node == NULL || !lb_json_is_object(node))
         return lb_fail(err, LB_EDATA, where, "is not an object");
     lb_status status = lb_json_need_u32(node, where, "id", 0, LB_TOKENIZER_IDS_MAX - 1, &added.id,
@@ -129,18 +149,7 @@ static lb_status load_one(lb_tokenizer *tokenizer, const lb_json *node, const ch
     if (status == LB_OK)
         status = read_flags(node, where, &added, &normalized, err);
     if (status == LB_OK)
-        status = enter(&tokenizer->vocab, content, &added, where, err);
-    if (status != LB_OK)
-        return status;
-    if (!normalized)
-        return append(&tokenizer->raw, added, content, where, err);
-    if (tokenizer->nfc)
-        status = lb_text_nfc(content, &form, &changed, err);
-    if (changed)
-        content = (lb_span){(const char *)form.data, form.length};
-    if (status == LB_OK)
-        status = append(&tokenizer->normalized, added, content, where, err);
-    lb_buf_free(&form);
+        status = lb_added_enter(tokenizer, added, content, normalized, where, err);
     return status;
 }
 
@@ -167,11 +176,14 @@ lb_status lb_added_load(lb_tokenizer *tokenizer, const lb_json *list, lb_err *er
         snprintf(where, sizeof where, "added_tokens[%zu]", i);
         status = load_one(tokenizer, lb_json_at(list, i), where, err);
     }
-    if (status != LB_OK)
-        return status;
+    return status == LB_OK ? lb_added_close(tokenizer, err) : status;
+}
+
+lb_status lb_added_close(lb_tokenizer *tokenizer, lb_err *err)
+{
     close_set(&tokenizer->raw);
     close_set(&tokenizer->normalized);
-    status = refuse_equal(&tokenizer->raw, err);
+    lb_status status = refuse_equal(&tokenizer->raw, err);
     if (status == LB_OK)
         status = refuse_equal(&tokenizer->normalized, err);
     return status;
@@ -276,7 +288,8 @@ bool lb_cutter_next(lb_cutter *cutter, lb_span *before, uint32_t *id)
             continue;
         }
         size_t start = at, end = at + added->length;
-        if (added->single_word && !stands_alone(text, start, end)) {
+        if ((added->special && !cutter->special) ||
+            (added->single_word && !stands_alone(text, start, end))) {
             at = end;
             continue;
         }

@@ -2,8 +2,8 @@
  *
  * Byte-pair encoding of one piece (Sennrich, Haddow and Birch, "Neural Machine Translation of Rare
  * Words with Subword Units", ACL 2016): of all neighbouring pairs the one of lowest rank, leftmost
- * among equals, is merged until none is left. The symbols are a doubly linked list and the pairs a
- * binary heap, so that a piece of n bytes costs O(n log n): a text may be one long piece.
+ * among equals, is merged until none is left. In a long piece the symbols are a doubly linked list
+ * and the pairs a binary heap, so that n bytes cost O(n log n): a text may be one piece.
  */
 #include "common/text/tokenizer_impl.h"
 
@@ -12,11 +12,13 @@
 
 #define NOWHERE UINT32_MAX
 #define CAPACITY_MIN 64u
+#define SHORT_PIECE 24u  /* symbols up to which looking at every pair is faster than a heap */
 
 struct lb_symbol {
     uint32_t id;      /* LB_NO_TOKEN: merged into its left neighbour */
     uint32_t previous;
     uint32_t next;
+    uint32_t length;  /* bytes of the piece */
 };
 
 /* A pair that could be merged. It is stale once either symbol has changed, which is seen when it
@@ -114,6 +116,7 @@ static bool merge_all(lb_encoder *encoder, uint32_t length)
             continue;
         lb_symbol *right = &symbols[left->next];
         left->id = top.id;
+        left->length += right->length;
         left->next = right->next;
         right->id = LB_NO_TOKEN;
         if (left->next != NOWHERE)
@@ -125,45 +128,277 @@ static bool merge_all(lb_encoder *encoder, uint32_t length)
     return true;
 }
 
-static lb_status lay_out(lb_encoder *encoder, lb_span piece, lb_err *err)
+/* The same for a few symbols, which lie side by side: returns how many are left. */
+static uint32_t merge_short(const lb_merges *merges, lb_symbol *symbols, uint32_t count)
+{
+    const lb_merge *pairs[SHORT_PIECE];
+    for (uint32_t i = 0; i + 1 < count; i++)
+        pairs[i] = lb_merges_find(merges, symbols[i].id, symbols[i + 1].id);
+    for (;;) {
+        uint32_t best = NOWHERE;
+        for (uint32_t i = 0; i + 1 < count; i++)
+            if (pairs[i] != NULL && (best == NOWHERE || pairs[i]->rank < pairs[best]->rank))
+                best = i;
+        if (best == NOWHERE)
+            return count;
+        symbols[best].id = pairs[best]->id;
+        symbols[best].length += symbols[best + 1].length;
+        count--;
+        for (uint32_t i = best + 1; i < count; i++) {
+            symbols[i].id = symbols[i + 1].id;
+            symbols[i].length = symbols[i + 1].length;
+            pairs[i - 1] = pairs[i];
+        }
+        if (best > 0)
+            pairs[best - 1] = lb_merges_find(merges, symbols[best - 1].id, symbols[best].id);
+        if (best + 1 < count)
+            pairs[best] = lb_merges_find(merges, symbols[best].id, symbols[best + 1].id);
+    }
+}
+
+/* ---- the symbols to begin with ---- */
+
+static void add_symbol(lb_encoder *encoder, uint32_t *count, uint32_t id, size_t length)
+{
+    uint32_t at = (*count)++;
+    encoder->symbols[at] = (lb_symbol){.id = id, .previous = at == 0 ? NOWHERE : at - 1,
+                                       .next = at + 1, .length = (uint32_t)length};
+}
+
+/* Characters without a token that follow one another, and are one token if fuse_unk. */
+typedef struct lb_unknown_run {
+    size_t length;     /* 0: none */
+} lb_unknown_run;
+
+static void end_unknown(lb_encoder *encoder, uint32_t *count, lb_unknown_run *run)
+{
+    if (run->length > 0)
+        add_symbol(encoder, count, encoder->tokenizer->unknown, run->length);
+    run->length = 0;
+}
+
+static lb_status add_unknown(lb_encoder *encoder, uint32_t *count, lb_span symbol,
+                             lb_unknown_run *run, lb_err *err)
+{
+    const lb_tokenizer *tokenizer = encoder->tokenizer;
+    if (tokenizer->unknown == LB_NO_TOKEN)
+        return lb_fail(err, LB_EDATA, "text", "the vocabulary has no token for byte 0x%02x",
+                       (uint8_t)symbol.data[0]);
+    if (!tokenizer->fuse_unk)
+        end_unknown(encoder, count, run);
+    run->length += symbol.length;
+    return LB_OK;
+}
+
+static lb_status lay_out_bytes(lb_encoder *encoder, lb_span piece, uint32_t *count, lb_err *err)
+{
+    lb_unknown_run run = {0};
+    lb_status status = LB_OK;
+    for (size_t i = 0; status == LB_OK && i < piece.length; i++) {
+        uint32_t id = encoder->tokenizer->vocab.byte_ids[(uint8_t)piece.data[i]];
+        if (id == LB_NO_TOKEN) {
+            status = add_unknown(encoder, count, (lb_span){piece.data + i, 1}, &run, err);
+            continue;
+        }
+        end_unknown(encoder, count, &run);
+        add_symbol(encoder, count, id, 1);
+    }
+    end_unknown(encoder, count, &run);
+    return status;
+}
+
+/* False when a byte of the character has no token; then none is added. */
+static bool fall_back(lb_encoder *encoder, lb_span character, uint32_t *count)
+{
+    const uint32_t *ids = encoder->tokenizer->vocab.byte_ids;
+    for (size_t i = 0; i < character.length; i++)
+        if (ids[(uint8_t)character.data[i]] == LB_NO_TOKEN)
+            return false;
+    for (size_t i = 0; i < character.length; i++)
+        add_symbol(encoder, count, ids[(uint8_t)character.data[i]], 1);
+    return true;
+}
+
+/* A run of unknown characters goes on over one that falls back to bytes, and its token comes after
+ * them: so the library does it, and only a vocabulary without some bytes shows it. */
+static lb_status lay_out_characters(lb_encoder *encoder, lb_span piece, uint32_t *count,
+                                    lb_err *err)
+{
+    const lb_tokenizer *tokenizer = encoder->tokenizer;
+    lb_unknown_run run = {0};
+    lb_status status = LB_OK;
+    for (size_t at = 0, bytes; status == LB_OK && at < piece.length; at += bytes) {
+        uint32_t id;
+        (void)lb_utf8_at(piece, at, &bytes);
+        lb_span character = {piece.data + at, bytes};
+        if (lb_vocab_find(&tokenizer->vocab, character, &id)) {
+            end_unknown(encoder, count, &run);
+            add_symbol(encoder, count, id, bytes);
+        } else if (!tokenizer->byte_fallback || !fall_back(encoder, character, count)) {
+            status = add_unknown(encoder, count, character, &run, err);
+        }
+    }
+    end_unknown(encoder, count, &run);
+    return status;
+}
+
+static lb_status lay_out(lb_encoder *encoder, lb_span piece, uint32_t *count, lb_err *err)
 {
     void *symbols = encoder->symbols;
     if (!reserve(&symbols, &encoder->symbol_capacity, piece.length, sizeof *encoder->symbols))
         return lb_fail(err, LB_ENOMEM, NULL, "out of memory for a piece of %zu bytes",
                        piece.length);
     encoder->symbols = symbols;
-    for (size_t i = 0; i < piece.length; i++) {
-        uint8_t byte = (uint8_t)piece.data[i];
-        uint32_t id = encoder->tokenizer->vocab.byte_ids[byte];
-        if (id == LB_NO_TOKEN)
-            return lb_fail(err, LB_EDATA, "text", "the vocabulary has no token for byte 0x%02x",
-                           byte);
-        uint32_t at = (uint32_t)i;
-        encoder->symbols[i] = (lb_symbol){.id = id, .previous = at == 0 ? NOWHERE : at - 1,
-                                          .next = i + 1 < piece.length ? at + 1 : NOWHERE};
+    *count = 0;
+    lb_status status = encoder->tokenizer->byte_level
+                           ? lay_out_bytes(encoder, piece, count, err)
+                           : lay_out_characters(encoder, piece, count, err);
+    if (status == LB_OK && *count > 0)
+        encoder->symbols[*count - 1].next = NOWHERE;
+    return status;
+}
+
+/* ---- pieces ---- */
+
+static lb_status push_list(lb_encoder *encoder, const char *at, lb_err *err)
+{
+    lb_status status = LB_OK;
+    for (uint32_t i = 0; status == LB_OK && i != NOWHERE; i = encoder->symbols[i].next) {
+        const lb_symbol *symbol = &encoder->symbols[i];
+        status = lb_encoder_push(encoder, symbol->id, at, symbol->length, err);
+        at += symbol->length;
     }
-    return LB_OK;
+    return status;
+}
+
+static lb_status push_array(lb_encoder *encoder, const char *at, uint32_t count, lb_err *err)
+{
+    lb_status status = LB_OK;
+    for (uint32_t i = 0; status == LB_OK && i < count; i++) {
+        const lb_symbol *symbol = &encoder->symbols[i];
+        status = lb_encoder_push(encoder, symbol->id, at, symbol->length, err);
+        at += symbol->length;
+    }
+    return status;
+}
+
+static void keep(lb_cached *entry, const lb_symbol *symbols, uint32_t count, lb_span piece)
+{
+    if (entry == NULL || count > LB_CACHED_IDS)
+        return;
+    for (uint32_t i = 0; i < count; i++) {
+        entry->ids[i] = symbols[i].id;
+        entry->lengths[i] = (uint8_t)symbols[i].length;
+    }
+    memcpy(entry->bytes, piece.data, piece.length);
+    entry->count = (uint8_t)count;
+    entry->length = (uint8_t)piece.length;
+}
+
+static lb_status encode_anew(lb_encoder *encoder, lb_span piece, lb_cached *entry, lb_err *err)
+{
+    uint32_t count = 0;
+    lb_status status = lay_out(encoder, piece, &count, err);
+    if (status != LB_OK || count == 0)
+        return status;
+    if (count > SHORT_PIECE) {
+        if (!merge_all(encoder, count))
+            return lb_fail(err, LB_ENOMEM, NULL, "out of memory for a piece of %zu bytes",
+                           piece.length);
+        return push_list(encoder, piece.data, err);
+    }
+    count = merge_short(&encoder->tokenizer->merges, encoder->symbols, count);
+    keep(entry, encoder->symbols, count, piece);
+    return push_array(encoder, piece.data, count, err);
+}
+
+static lb_status encode_piece(lb_encoder *encoder, lb_span piece, bool whole, lb_err *err)
+{
+    uint32_t id;
+    bool hit = false;
+    lb_cached *entry = NULL;
+    if (encoder->cache != NULL && piece.length <= LB_CACHED_BYTES)
+        entry = lb_cache_find(encoder, piece, &hit);
+    if (!hit && whole && lb_vocab_find(&encoder->tokenizer->vocab, piece, &id)) {
+        keep(entry, &(lb_symbol){.id = id, .length = (uint32_t)piece.length}, 1, piece);
+        return lb_encoder_push(encoder, id, piece.data, piece.length, err);
+    }
+    if (!hit)
+        return encode_anew(encoder, piece, entry, err);
+    lb_status status = LB_OK;
+    const char *at = piece.data;
+    for (uint32_t i = 0; status == LB_OK && i < entry->count; i++) {
+        status = lb_encoder_push(encoder, entry->ids[i], at, entry->lengths[i], err);
+        at += entry->lengths[i];
+    }
+    return status;
+}
+
+/* ---- words of a piece ---- */
+
+/* Whether the word-starting character stands in text behind another one. */
+static bool reaches_back(lb_span text, uint32_t word_start)
+{
+    bool other = false;
+    for (size_t at = 0, bytes; at < text.length; at += bytes) {
+        bool start = (uint32_t)lb_utf8_at(text, at, &bytes) == word_start;
+        if (start && other)
+            return true;
+        other = !start;
+    }
+    return false;
+}
+
+/* Without a step that splits, as SentencePiece's files have none, a text is one piece. But when no
+ * merge makes a token in which U+2581 follows another character, nothing merges across the start
+ * of a word, and words can be merged by themselves. */
+void lb_bpe_find_word_start(lb_tokenizer *tokenizer)
+{
+    static const char metaspace[] = "\xe2\x96\x81";
+    uint32_t id;
+    const lb_merges *merges = &tokenizer->merges;
+    tokenizer->word_start = 0;
+    if (tokenizer->byte_level ||
+        !lb_vocab_find(&tokenizer->vocab, (lb_span){metaspace, strlen(metaspace)}, &id))
+        return;
+    for (size_t i = 0; i <= merges->mask; i++)
+        if (merges->slots[i].left != LB_NO_TOKEN &&
+            reaches_back(lb_vocab_text(&tokenizer->vocab, merges->slots[i].id), 0x2581))
+            return;
+    for (unsigned byte = 0; tokenizer->byte_fallback && byte < LB_BYTE_VALUES; byte++)
+        if (tokenizer->vocab.byte_ids[byte] == LB_NO_TOKEN)
+            return;  /* an unknown character may be fused with one beyond the word */
+    tokenizer->word_start = 0x2581;
+}
+
+/* End of the word that begins at `at`: before a U+2581 that follows another character. */
+static size_t word_end(lb_span piece, size_t at)
+{
+    static const char metaspace[] = "\xe2\x96\x81";
+    const size_t width = sizeof metaspace - 1;
+    while (piece.length - at >= width && memcmp(piece.data + at, metaspace, width) == 0)
+        at += width;
+    if (at == piece.length)
+        return at;
+    const char *next = memmem(piece.data + at, piece.length - at, metaspace, width);
+    return next == NULL ? piece.length : (size_t)(next - piece.data);
 }
 
 lb_status lb_bpe_encode(lb_encoder *encoder, lb_span piece, lb_err *err)
 {
-    uint32_t whole;
+    const lb_tokenizer *tokenizer = encoder->tokenizer;
+    bool whole = tokenizer->ignore_merges;
+    uint32_t id;
     if (piece.length == 0)
         return LB_OK;
-    if (encoder->tokenizer->ignore_merges &&
-        lb_vocab_find(&encoder->tokenizer->vocab, piece, &whole)) {
-        if (!lb_tokens_push(encoder->out, whole))
-            return lb_fail(err, LB_ENOMEM, NULL, "out of memory for tokens");
-        return LB_OK;
+    if (tokenizer->word_start == 0)
+        return encode_piece(encoder, piece, whole, err);
+    if (whole && piece.length <= LB_TOKEN_BYTES_MAX && lb_vocab_find(&tokenizer->vocab, piece, &id))
+        return lb_encoder_push(encoder, id, piece.data, piece.length, err);
+    lb_status status = LB_OK;
+    for (size_t at = 0, end; status == LB_OK && at < piece.length; at = end) {
+        end = word_end(piece, at);
+        status = encode_piece(encoder, (lb_span){piece.data + at, end - at}, false, err);
     }
-    lb_status status = lay_out(encoder, piece, err);
-    if (status != LB_OK)
-        return status;
-    if (!merge_all(encoder, (uint32_t)piece.length))
-        return lb_fail(err, LB_ENOMEM, NULL, "out of memory for a piece of %zu bytes",
-                       piece.length);
-    for (uint32_t at = 0; at != NOWHERE; at = encoder->symbols[at].next)
-        if (!lb_tokens_push(encoder->out, encoder->symbols[at].id))
-            return lb_fail(err, LB_ENOMEM, NULL, "out of memory for tokens");
-    return LB_OK;
+    return status;
 }

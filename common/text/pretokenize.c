@@ -108,19 +108,74 @@ static lb_status split_digits(lb_encoder *encoder, size_t step, lb_span text, lb
     return run(encoder, step + 1, part(text, done, text.length), err);
 }
 
-/* A tokenizer has at most one such step, so its buffer is not in use when this is called. */
+static lb_status split_by_scan(lb_encoder *encoder, size_t step, lb_span text, lb_err *err)
+{
+    const lb_tokenizer *tokenizer = encoder->tokenizer;
+    lb_scan_kind kind = tokenizer->steps[step].scan;
+    lb_status status = LB_OK;
+    for (size_t at = 0, end; status == LB_OK && at < text.length; at = end) {
+        end = lb_scan_next(kind, tokenizer->classes, text, at);
+        status = run(encoder, step + 1, part(text, at, end), err);
+    }
+    return status;
+}
+
+/* Hands on the text in encoder->pre, piece by piece where the step splits. */
+static lb_status run_rewritten(lb_encoder *encoder, size_t step, lb_err *err)
+{
+    const lb_step *with = &encoder->tokenizer->steps[step];
+    lb_frame outer = encoder->frame;
+    lb_status status = lb_rewrite_frame(&encoder->pre, &encoder->frame, err);
+    encoder->frame.origin = outer.origin;
+    lb_span text = {encoder->frame.data, encoder->frame.length};
+    size_t at = 0;
+    while (status == LB_OK && with->split && at < text.length) {
+        size_t from = at, end = text.length;
+        if (end - at >= with->pattern_length &&
+            memcmp(text.data + at, with->pattern, with->pattern_length) == 0)
+            from = at + with->pattern_length;
+        const char *next = memmem(text.data + from, end - from, with->pattern,
+                                  with->pattern_length);
+        if (next != NULL)
+            end = (size_t)(next - text.data);
+        status = run(encoder, step + 1, part(text, at, end), err);
+        at = end;
+    }
+    if (status == LB_OK && !with->split)
+        status = run(encoder, step + 1, text, err);
+    encoder->frame = outer;
+    return status;
+}
+
+/* A tokenizer has at most one step that rewrites, so its buffer is not in use when this is called. */
 static lb_status prefix_space(lb_encoder *encoder, size_t step, lb_span text, lb_err *err)
 {
     if (text.data[0] == ' ')
         return run(encoder, step + 1, text, err);
-    lb_buf *buf = &encoder->prefixed;
-    lb_buf_clear(buf);
-    lb_buf_puts(buf, " ");
-    lb_buf_append(buf, text.data, text.length);
-    if (buf->status != LB_OK)
-        return lb_fail(err, buf->status, NULL, "out of memory for a piece of %zu bytes",
-                       text.length);
-    return run(encoder, step + 1, (lb_span){(const char *)buf->data, buf->length}, err);
+    lb_rewrite_clear(&encoder->pre);
+    lb_rewrite_put(&encoder->pre, &encoder->frame, (lb_span){" ", 1}, text.data);
+    lb_rewrite_copy(&encoder->pre, &encoder->frame, text);
+    return run_rewritten(encoder, step, err);
+}
+
+static bool begins_with(lb_span text, lb_span with)
+{
+    return text.length >= with.length && memcmp(text.data, with.data, with.length) == 0;
+}
+
+static lb_status metaspace(lb_encoder *encoder, size_t step, lb_span text, lb_err *err)
+{
+    const lb_step *with = &encoder->tokenizer->steps[step];
+    lb_span mark = {with->pattern, with->pattern_length};
+    lb_rewrite *out = &encoder->pre;
+    bool first = encoder->frame.origin == 0 && text.data == encoder->frame.data;
+    lb_rewrite_clear(out);
+    if (!begins_with(text, mark) && text.data[0] != ' ' &&
+        (with->prepend == LB_PREPEND_ALWAYS || (with->prepend == LB_PREPEND_FIRST && first)))
+        lb_rewrite_put(out, &encoder->frame, mark, text.data);
+    if (!lb_rewrite_replace(out, &encoder->frame, text, (lb_span){" ", 1}, mark))
+        lb_rewrite_copy(out, &encoder->frame, text);
+    return run_rewritten(encoder, step, err);
 }
 
 static lb_status run(lb_encoder *encoder, size_t step, lb_span text, lb_err *err)
@@ -132,12 +187,16 @@ static lb_status run(lb_encoder *encoder, size_t step, lb_span text, lb_err *err
     switch (encoder->tokenizer->steps[step].kind) {
     case LB_STEP_REGEX:
     case LB_STEP_LITERAL:
+        if (encoder->tokenizer->steps[step].scan != LB_SCAN_NONE)
+            return split_by_scan(encoder, step, text, err);
         return split_by_matches(encoder, step, text, err);
     case LB_STEP_DIGITS:
     case LB_STEP_EACH_DIGIT:
         return split_digits(encoder, step, text, err);
     case LB_STEP_PREFIX_SPACE:
         return prefix_space(encoder, step, text, err);
+    case LB_STEP_METASPACE:
+        return metaspace(encoder, step, text, err);
     }
     return lb_fail(err, LB_EINTERNAL, "pre_tokenizer", "step %zu is of no known kind", step);
 }

@@ -35,61 +35,82 @@ bool lb_tokens_push(lb_tokens *tokens, uint32_t id)
     return true;
 }
 
+/* ---- offsets ---- */
+
+void lb_offsets_free(lb_offsets *offsets)
+{
+    if (offsets == NULL)
+        return;
+    free(offsets->items);
+    *offsets = (lb_offsets){0};
+}
+
+static bool push_offset(lb_offsets *offsets, lb_offset offset)
+{
+    if (offsets->count == offsets->capacity) {
+        size_t capacity = offsets->capacity == 0 ? TOKENS_MIN : offsets->capacity;
+        if (capacity > SIZE_MAX / 2 / sizeof *offsets->items)
+            return false;
+        capacity *= 2;
+        lb_offset *items = realloc(offsets->items, capacity * sizeof *items);
+        if (items == NULL)
+            return false;
+        offsets->items = items;
+        offsets->capacity = capacity;
+    }
+    offsets->items[offsets->count++] = offset;
+    return true;
+}
+
 /* ---- encoding ---- */
 
 void lb_encoder_free(lb_encoder *encoder)
 {
     lb_matcher_free(encoder->matcher);
-    lb_buf_free(&encoder->prefixed);
+    lb_rewrite_free(&encoder->normal[0]);
+    lb_rewrite_free(&encoder->normal[1]);
+    lb_rewrite_free(&encoder->pre);
     free(encoder->symbols);
     free(encoder->heap);
+    free(encoder->cache);
 }
 
-static lb_status push(lb_encoder *encoder, uint32_t id, lb_err *err)
+static lb_status push(lb_encoder *encoder, uint32_t id, lb_offset offset, lb_err *err)
 {
-    if (!lb_tokens_push(encoder->out, id))
+    if (!lb_tokens_push(encoder->out, id) ||
+        (encoder->offsets != NULL && !push_offset(encoder->offsets, offset)))
         return lb_fail(err, LB_ENOMEM, NULL, "out of memory for tokens");
     return LB_OK;
 }
 
-static bool has_special(const lb_added_set *set)
+lb_status lb_encoder_push(lb_encoder *encoder, uint32_t id, const char *start, size_t length,
+                          lb_err *err)
 {
-    for (size_t i = 0; i < set->count; i++) {
-        if (set->items[i].special)
-            return true;
-    }
-    return false;
+    if (encoder->offsets == NULL)
+        return push(encoder, id, (lb_offset){0}, err);
+    lb_offset first = lb_frame_offset(&encoder->frame, start);
+    lb_offset last = lb_frame_offset(&encoder->frame, start + length - 1);
+    return push(encoder, id, (lb_offset){first.start, last.end}, err);
 }
 
 /* What lies between the tokens that are looked for in raw text. */
-static lb_status encode_between(lb_encoder *encoder, lb_span text, lb_err *err)
+static lb_status encode_between(lb_encoder *encoder, lb_frame frame, lb_err *err)
 {
     const lb_tokenizer *tokenizer = encoder->tokenizer;
-    lb_buf form = {0};
-    bool changed = false;
-    lb_status status = LB_OK;
-    if (text.length == 0)
-        return LB_OK;
-    size_t origin = (size_t)(text.data - encoder->raw);
-    if (tokenizer->nfc)
-        status = lb_text_nfc(text, &form, &changed, err);
-    /* Ranges are of the raw text, so they say nothing about a text that was normalised. */
-    if (status == LB_OK && changed && has_special(&tokenizer->normalized) &&
-        lb_ranges_meet(encoder->content, origin, origin + text.length))
-        status = lb_fail(err, LB_EUNSUPPORTED, "text", "has characters that are normalised, and "
-                         "the tokenizer looks for special tokens only after that");
-    if (changed)
-        text = (lb_span){(const char *)form.data, form.length};
-    lb_cutter cutter = {.set = &tokenizer->normalized, .text = text, .special = encoder->special,
-                        .content = encoder->content, .origin = origin};
-    lb_span before;
+    lb_status status = lb_normalize(tokenizer, encoder->normal, &frame, err);
+    if (status != LB_OK || frame.length == 0)
+        return status;
+    encoder->frame = frame;
+    lb_span text = {frame.data, frame.length}, before;
+    lb_cutter cutter = {.set = &tokenizer->normalized, .text = text, .special = encoder->special};
     uint32_t id;
     while (status == LB_OK && lb_cutter_next(&cutter, &before, &id)) {
+        const char *end = before.data + before.length;
         status = lb_pretokenize(encoder, before, err);
         if (status == LB_OK && id != LB_NO_TOKEN)
-            status = push(encoder, id, err);
+            status = lb_encoder_push(encoder, id, end,
+                                     (size_t)(text.data + cutter.offset - end), err);
     }
-    lb_buf_free(&form);
     return status;
 }
 
@@ -98,36 +119,43 @@ static lb_status encode(lb_encoder *encoder, lb_span text, bool add_bos, lb_err 
     const lb_tokenizer *tokenizer = encoder->tokenizer;
     lb_status status = LB_OK;
     for (size_t i = 0; status == LB_OK && add_bos && i < tokenizer->bos_count; i++)
-        status = push(encoder, tokenizer->bos[i], err);
-    lb_cutter cutter = {.set = &tokenizer->raw, .text = text, .special = encoder->special,
-                        .content = encoder->content};
+        status = push(encoder, tokenizer->bos[i], (lb_offset){0}, err);
+    lb_cutter cutter = {.set = &tokenizer->raw, .text = text, .special = encoder->special};
     lb_span before;
     uint32_t id;
     while (status == LB_OK && lb_cutter_next(&cutter, &before, &id)) {
-        status = encode_between(encoder, before, err);
+        size_t start = (size_t)(before.data - text.data), end = start + before.length;
+        status = encode_between(encoder, (lb_frame){.data = before.data, .length = before.length,
+                                                    .origin = start}, err);
         if (status == LB_OK && id != LB_NO_TOKEN)
-            status = push(encoder, id, err);
+            status = push(encoder, id, (lb_offset){(uint32_t)end, (uint32_t)cutter.offset}, err);
     }
     return status;
 }
 
-static lb_status encode_text(const lb_tokenizer *tokenizer, lb_span text, bool special,
-                             lb_ranges content, bool add_bos, lb_tokens *out, lb_err *err)
+lb_status lb_tokenizer_encode_offsets(const lb_tokenizer *tokenizer, const char *text,
+                                      size_t length, unsigned flags, lb_tokens *out,
+                                      lb_offsets *offsets, lb_err *err)
 {
-    if (text.length > LB_TOKENIZER_TEXT_MAX)
-        return lb_fail(err, LB_ETOOBIG, "text", "has %zu bytes; the limit is %u", text.length,
+    if (length > LB_TOKENIZER_TEXT_MAX)
+        return lb_fail(err, LB_ETOOBIG, "text", "has %zu bytes; the limit is %u", length,
                        LB_TOKENIZER_TEXT_MAX);
-    size_t valid = lb_utf8_valid_prefix(text.data, text.length);
-    if (valid < text.length)
+    size_t valid = lb_utf8_valid_prefix(text, length);
+    if (valid < length)
         return lb_fail(err, LB_EDATA, "text", "is not UTF-8 at byte %zu", valid);
-    size_t count = out->count;
-    if (text.length == 0)
-        text.data = "";
-    lb_encoder encoder = {.tokenizer = tokenizer, .special = special, .content = content,
-                          .raw = text.data, .out = out};
-    lb_status status = encode(&encoder, text, add_bos, err);
-    if (status != LB_OK)
+    size_t count = out->count, offset_count = offsets == NULL ? 0 : offsets->count;
+    lb_encoder encoder = {.tokenizer = tokenizer, .special = (flags & LB_ENCODE_SPECIAL) != 0,
+                          .out = out, .offsets = offsets};
+    encoder.normal[0].mapped = encoder.normal[1].mapped = offsets != NULL;
+    encoder.pre.mapped = offsets != NULL;
+    lb_span span = {length == 0 ? "" : text, length};
+    lb_cache_open(&encoder, length);
+    lb_status status = encode(&encoder, span, (flags & LB_ENCODE_BOS) != 0, err);
+    if (status != LB_OK) {
         out->count = count;
+        if (offsets != NULL)
+            offsets->count = offset_count;
+    }
     lb_encoder_free(&encoder);
     return status;
 }
@@ -135,30 +163,11 @@ static lb_status encode_text(const lb_tokenizer *tokenizer, lb_span text, bool s
 lb_status lb_tokenizer_encode(const lb_tokenizer *tokenizer, const char *text, size_t length,
                               bool special, bool add_bos, lb_tokens *out, lb_err *err)
 {
-    return encode_text(tokenizer, (lb_span){text, length}, special, (lb_ranges){0}, add_bos, out,
-                       err);
+    unsigned flags = (special ? LB_ENCODE_SPECIAL : 0u) | (add_bos ? LB_ENCODE_BOS : 0u);
+    return lb_tokenizer_encode_offsets(tokenizer, text, length, flags, out, NULL, err);
 }
 
-lb_status lb_tokenizer_encode_chat(const lb_tokenizer *tokenizer, const char *text, size_t length,
-                                   const lb_range *content, size_t content_count, lb_tokens *out,
-                                   lb_err *err)
-{
-    return encode_text(tokenizer, (lb_span){text, length}, true,
-                       (lb_ranges){content, content_count}, false, out, err);
-}
-
-/* ---- decoding and queries ---- */
-
-void lb_tokenizer_decode(const lb_tokenizer *tokenizer, const uint32_t *ids, size_t count,
-                         bool skip_special, lb_buf *out)
-{
-    for (size_t i = 0; i < count; i++) {
-        if (skip_special && lb_tokenizer_is_special(tokenizer, ids[i]))
-            continue;
-        lb_span text = lb_vocab_text(&tokenizer->vocab, ids[i]);
-        lb_buf_append(out, text.data, text.length);
-    }
-}
+/* ---- queries ---- */
 
 size_t lb_tokenizer_size(const lb_tokenizer *tokenizer)
 {

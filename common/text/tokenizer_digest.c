@@ -71,7 +71,8 @@ static void put_added(lb_buf *out, const lb_added_set *set)
 
 static void put_steps(lb_buf *out, const lb_tokenizer *tokenizer)
 {
-    uint8_t flags = (uint8_t)(tokenizer->nfc | tokenizer->ignore_merges << 1);
+    bool nfc = tokenizer->normal_count == 1 && tokenizer->normals[0].kind == LB_NORMAL_NFC;
+    uint8_t flags = (uint8_t)(nfc | tokenizer->ignore_merges << 1);
     lb_buf_append(out, &flags, 1);
     lb_buf_u32(out, (uint32_t)tokenizer->step_count);
     for (size_t i = 0; i < tokenizer->step_count; i++) {
@@ -81,6 +82,32 @@ static void put_steps(lb_buf *out, const lb_tokenizer *tokenizer)
     lb_buf_u32(out, (uint32_t)tokenizer->bos_count);
     for (size_t i = 0; i < tokenizer->bos_count; i++)
         lb_buf_u32(out, tokenizer->bos[i]);
+}
+
+/* What a byte-level file with NFC or no normalizer has none of adds nothing, so that the digests
+ * of such files are those of releases that knew no others. */
+static void put_options(lb_buf *out, const lb_tokenizer *tokenizer)
+{
+    uint8_t flags = (uint8_t)((tokenizer->byte_level ? 0 : 1) | tokenizer->byte_fallback << 1 |
+                              tokenizer->fuse_unk << 2);
+    if (flags != 0 || tokenizer->unknown != LB_NO_TOKEN) {
+        lb_buf_append(out, &flags, 1);
+        lb_buf_u32(out, tokenizer->unknown);
+    }
+    for (size_t i = 0; i < tokenizer->normal_count; i++) {
+        const lb_normal *normal = &tokenizer->normals[i];
+        if (tokenizer->normal_count == 1 && normal->kind == LB_NORMAL_NFC)
+            break;
+        lb_buf_u32(out, (uint32_t)normal->kind);
+        put_bytes(out, normal->pattern, normal->pattern_length);
+        put_bytes(out, normal->content, normal->content_length);
+    }
+    for (size_t i = 0; i < tokenizer->step_count; i++) {
+        const lb_step *step = &tokenizer->steps[i];
+        uint8_t how[2] = {(uint8_t)step->prepend, step->split};
+        if (step->kind == LB_STEP_METASPACE)
+            lb_buf_append(out, how, sizeof how);
+    }
 }
 
 lb_status lb_tokenizer_make_digest(lb_tokenizer *tokenizer, lb_err *err)
@@ -94,6 +121,7 @@ lb_status lb_tokenizer_make_digest(lb_tokenizer *tokenizer, lb_err *err)
     put_added(&text, &tokenizer->raw);
     put_added(&text, &tokenizer->normalized);
     put_steps(&text, tokenizer);
+    put_options(&text, tokenizer);
     if (!sorted || text.status != LB_OK) {
         status = lb_fail(err, LB_ENOMEM, NULL, "out of memory for the tokenizer's digest");
         goto done;

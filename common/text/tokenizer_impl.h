@@ -2,10 +2,11 @@
  *
  * What the files of common/text share about a tokenizer; nobody else includes this.
  *
- * The way of a text: cut the added tokens out (added_tokens.c), normalise what lies between and cut
- * again, split it by the steps of the pre-tokenizer (pretokenize.c), merge the bytes of each piece
- * (bpe.c). Tokens are kept as the bytes they stand for: the byte alphabet, which spells a space as
- * U+0120 and so on, exists in the file only and is undone on loading.
+ * The way of a text: cut the added tokens out (added_tokens.c), normalise what lies between
+ * (normalize.c) and cut again, split it by the steps of the pre-tokenizer (pretokenize.c), merge
+ * the symbols of each piece (bpe.c). Tokens of a byte-level file are kept as the bytes they stand
+ * for: the byte alphabet, which spells a space as U+0120 and so on, exists in the file only and is
+ * undone on loading. Tokens of other files are kept as they are spelt, and decode.c has their text.
  */
 #ifndef LB_COMMON_TEXT_TOKENIZER_IMPL_H
 #define LB_COMMON_TEXT_TOKENIZER_IMPL_H
@@ -22,11 +23,15 @@
 
 #define LB_TOKENIZER_FILE_MAX (64u << 20)  /* bytes of tokenizer.json */
 #define LB_TOKENIZER_TEXT_MAX (4u << 20)   /* bytes of one text to encode */
+#define LB_TOKENIZER_NORMAL_MAX (32u << 20)  /* bytes of one text after the normalizer */
 #define LB_TOKENIZER_IDS_MAX (1u << 20)    /* ids are below it */
 #define LB_TOKENIZER_MERGES_MAX (1u << 21)
 #define LB_TOKEN_BYTES_MAX 1024u
 #define LB_ADDED_MAX 65536u
 #define LB_STEPS_MAX 16u
+#define LB_NORMALS_MAX 8u
+#define LB_STRIPS_MAX 4u
+#define LB_STRIP_CHARS_MAX 1024u
 #define LB_BOS_MAX 8u
 #define LB_PATTERN_MAX 4096u               /* bytes of a regular expression */
 #define LB_BYTE_VALUES 256u
@@ -47,9 +52,68 @@ int32_t lb_utf8_before(lb_span text, size_t offset, size_t *bytes);
 bool lb_char_is_space(int32_t character);    /* White_Space */
 bool lb_char_is_word(int32_t character);     /* letter, mark, digit, connector, joiner */
 bool lb_char_is_numeric(int32_t character);  /* Nd, Nl, No */
-/* Normalization Form C of valid UTF-8. When text is in that form by a quick look, *out is left
- * alone and *changed is false; otherwise the result is appended to out. */
-LB_NODISCARD lb_status lb_text_nfc(lb_span text, lb_buf *out, bool *changed, lb_err *err);
+/* Classes of characters as the scanners need them. */
+enum {
+    LB_CLASS_OTHER = 0,
+    LB_CLASS_LETTER,       /* \p{L} */
+    LB_CLASS_NUMBER,       /* \p{N} */
+    LB_CLASS_SPACE,        /* \s but for the next */
+    LB_CLASS_NEWLINE,      /* \r, \n */
+};
+#define LB_CLASSES 0x40000u  /* characters from here on are OTHER */
+/* A table [LB_CLASSES] by character, owned (free); NULL: out of memory. */
+uint8_t *lb_char_classes(void);
+
+/* ---- frames: where the bytes of a rewritten text come from (normalize.c) ---- */
+
+typedef struct lb_frame {
+    const char *data;
+    size_t length;
+    size_t origin;         /* without a map: offset of data in the original text */
+    const lb_offset *map;  /* per byte, characters of the original; NULL: data is the original */
+} lb_frame;
+
+/* The original's characters of the byte at `at`, which is inside frame->data. */
+lb_offset lb_frame_offset(const lb_frame *frame, const char *at);
+
+typedef struct lb_rewrite {  /* a text in the making, and its map when mapped */
+    lb_buf text;
+    lb_buf map;
+    bool mapped;
+} lb_rewrite;
+
+void lb_rewrite_clear(lb_rewrite *rewrite);
+void lb_rewrite_free(lb_rewrite *rewrite);
+/* Appends bytes of the frame as they are; bytes that come from the character at `from`. */
+void lb_rewrite_copy(lb_rewrite *rewrite, const lb_frame *frame, lb_span bytes);
+void lb_rewrite_put(lb_rewrite *rewrite, const lb_frame *frame, lb_span bytes, const char *from);
+/* Appends text with every `pattern` replaced; false when there is none (and nothing appended). */
+bool lb_rewrite_replace(lb_rewrite *rewrite, const lb_frame *frame, lb_span text, lb_span pattern,
+                        lb_span content);
+/* The result as a frame; LB_ENOMEM, or LB_ETOOBIG above LB_TOKENIZER_NORMAL_MAX bytes. */
+LB_NODISCARD lb_status lb_rewrite_frame(const lb_rewrite *rewrite, lb_frame *out, lb_err *err);
+
+/* ---- nfc.c ---- */
+
+/* Appends Normalization Form C of the frame's text, as of the Unicode version that Hugging Face's
+ * library has. When it is in that form by a quick look, nothing is appended, *changed is false. */
+LB_NODISCARD lb_status lb_text_nfc(const lb_frame *frame, lb_rewrite *out, bool *changed,
+                                   lb_err *err);
+
+/* ---- scan.c: three well-known regular expressions without PCRE2 ---- */
+
+typedef enum lb_scan_kind {
+    LB_SCAN_NONE = 0,
+    LB_SCAN_GPT2,
+    LB_SCAN_LLAMA3,        /* digits by up to three */
+    LB_SCAN_QWEN,          /* single digits */
+} lb_scan_kind;
+
+extern const char lb_pattern_gpt2[], lb_pattern_llama3[], lb_pattern_qwen[];
+/* The kind whose expression has exactly this text. */
+lb_scan_kind lb_scan_find(lb_span pattern);
+/* End of the match that begins at `at`, which is below the length: each character is in one. */
+size_t lb_scan_next(lb_scan_kind kind, const uint8_t *classes, lb_span text, size_t at);
 
 /* ---- regex.c: the only user of PCRE2 ---- */
 
@@ -95,6 +159,7 @@ typedef struct lb_vocab {
     uint32_t *slots;                   /* bytes -> id + 1, open addressing; 0 is free */
     uint32_t mask;
     uint32_t byte_ids[LB_BYTE_VALUES]; /* LB_NO_TOKEN where a byte has no token */
+    bool spelt;                        /* kept as spelt; the bytes are "<0x00>" to "<0xFF>" */
 } lb_vocab;
 
 /* count: tokens of the model, which size the hash table once. */
@@ -184,24 +249,74 @@ typedef enum lb_step_kind {
     LB_STEP_DIGITS,        /* runs of numeric characters are pieces */
     LB_STEP_EACH_DIGIT,    /* each numeric character is a piece */
     LB_STEP_PREFIX_SPACE,  /* a piece that does not begin with a space gets one */
+    LB_STEP_METASPACE,     /* spaces become `pattern`, and a piece may get one before it */
 } lb_step_kind;
+
+typedef enum lb_prepend {
+    LB_PREPEND_ALWAYS = 0,
+    LB_PREPEND_FIRST,      /* the piece at the start of the text */
+    LB_PREPEND_NEVER,
+} lb_prepend;
 
 typedef struct lb_step {
     lb_step_kind kind;
-    char *pattern;         /* owned; of REGEX and LITERAL */
+    char *pattern;         /* owned; of REGEX, LITERAL and METASPACE */
     size_t pattern_length;
-    lb_regex *regex;       /* owned */
+    lb_regex *regex;       /* owned; NULL where there is a scanner */
+    lb_scan_kind scan;
+    lb_prepend prepend;    /* of METASPACE, as the next */
+    bool split;            /* each `pattern` begins a piece */
 } lb_step;
+
+typedef enum lb_normal_kind {
+    LB_NORMAL_NFC = 1,
+    LB_NORMAL_PREPEND,     /* content, before a text that is not empty */
+    LB_NORMAL_REPLACE,     /* pattern by content */
+} lb_normal_kind;
+
+typedef struct lb_normal {
+    lb_normal_kind kind;
+    char *pattern;         /* owned */
+    size_t pattern_length;
+    char *content;         /* owned */
+    size_t content_length;
+} lb_normal;
+
+typedef struct lb_strip {  /* of the ends of a decoded text */
+    char content[4];       /* one character */
+    size_t content_length;
+    uint32_t start;        /* at most so many at the start, and at the end */
+    uint32_t stop;
+} lb_strip;
+
+typedef struct lb_decoder {    /* of files that are not byte-level */
+    lb_normal replaces[LB_NORMALS_MAX];
+    size_t replace_count;
+    bool byte_fallback;
+    bool fuse;
+    lb_strip strips[LB_STRIPS_MAX];
+    size_t strip_count;
+    lb_buf pool;               /* the text of each token */
+    uint32_t *ends;            /* [size of the vocabulary], in the pool */
+} lb_decoder;
 
 struct lb_tokenizer {
     lb_vocab vocab;
     lb_merges merges;
+    bool byte_level;
     bool ignore_merges;
-    bool nfc;
+    bool byte_fallback;
+    bool fuse_unk;
+    uint32_t unknown;         /* of unk_token; LB_NO_TOKEN: none */
+    uint32_t word_start;      /* character before which no merge reaches back; 0: there is none */
+    lb_normal normals[LB_NORMALS_MAX];
+    size_t normal_count;
     lb_added_set raw;         /* added tokens that are looked for in the text as it is */
     lb_added_set normalized;  /* and those looked for after the normalizer */
     lb_step steps[LB_STEPS_MAX];
     size_t step_count;
+    uint8_t *classes;         /* owned; for the scanners, NULL where no step has one */
+    lb_decoder decoder;
     uint32_t bos[LB_BOS_MAX];
     size_t bos_count;
     char digest[LB_SHA256_HEX];
@@ -210,40 +325,100 @@ struct lb_tokenizer {
 /* tokenizer_parts.c: everything in the file but the model and the added tokens. */
 LB_NODISCARD lb_status lb_load_normalizer(lb_tokenizer *tokenizer, const lb_json *node,
                                           lb_err *err);
+/* Whether the pre-tokenizer ends with ByteLevel; LB_EUNSUPPORTED if it is elsewhere in it. */
+LB_NODISCARD lb_status lb_find_byte_level(const lb_json *pre_tokenizer, bool *found, lb_err *err);
 LB_NODISCARD lb_status lb_load_pre_tokenizer(lb_tokenizer *tokenizer, const lb_json *node,
                                              lb_err *err);
 LB_NODISCARD lb_status lb_load_post_processor(lb_tokenizer *tokenizer, const lb_json *node,
                                               lb_err *err);
-LB_NODISCARD lb_status lb_check_decoder(const lb_json *node, lb_err *err);
+/* Appends a step; the pattern is copied. */
+LB_NODISCARD lb_status lb_add_step(lb_tokenizer *tokenizer, lb_step step, lb_span pattern,
+                                   const char *where, lb_err *err);
+/* decode.c: reads the decoder; and, once all tokens are there, makes their texts. */
+LB_NODISCARD lb_status lb_load_decoder(lb_tokenizer *tokenizer, const lb_json *node, lb_err *err);
+LB_NODISCARD lb_status lb_decoder_finish(lb_tokenizer *tokenizer, lb_err *err);
+void lb_decoder_free(lb_decoder *decoder);
+/* The id of two tokens together, as the file spells them; false when one is not a token. */
+bool lb_merge_resolve(const lb_vocab *vocab, lb_span left, lb_span right, lb_merge *merge);
+/* What is derived from the parts, once all are there. */
+LB_NODISCARD lb_status lb_tokenizer_finish(lb_tokenizer *tokenizer, lb_err *err);
+/* Enters an added token; normalized: it is looked for after the normalizer. lb_added_close ends
+ * the list. */
+LB_NODISCARD lb_status lb_added_enter(lb_tokenizer *tokenizer, lb_added added, lb_span content,
+                                      bool normalized, const char *where, lb_err *err);
+LB_NODISCARD lb_status lb_added_close(lb_tokenizer *tokenizer, lb_err *err);
 /* tokenizer_digest.c */
 LB_NODISCARD lb_status lb_tokenizer_make_digest(lb_tokenizer *tokenizer, lb_err *err);
 
+/* A part of the file: a tree of components named by "type", where Sequence nests. */
+typedef struct lb_part {
+    lb_tokenizer *tokenizer;
+    const lb_json *node;
+    const char *where;
+    unsigned nesting;
+} lb_part;
+typedef lb_status (*lb_part_loader)(const lb_part *part, const char *type, lb_err *err);
+LB_NODISCARD lb_status lb_part_load(const lb_part *part, lb_part_loader loader, lb_err *err);
+LB_NODISCARD lb_status lb_part_sequence(const lb_part *part, const char *key,
+                                        lb_part_loader loader, lb_err *err);
+LB_NODISCARD lb_status lb_part_unknown(const lb_part *part, const char *type, lb_err *err);
+/* Replace with a string as its pattern. */
+LB_NODISCARD lb_status lb_part_replace(const lb_part *part, lb_normal *out, lb_err *err);
+
 /* ---- encoding ---- */
+
+/* Runs the normalizer: *frame is the text before and after. The buffers hold the result. */
+LB_NODISCARD lb_status lb_normalize(const lb_tokenizer *tokenizer, lb_rewrite buffers[2],
+                                    lb_frame *frame, lb_err *err);
 
 typedef struct lb_symbol lb_symbol;        /* bpe.c */
 typedef struct lb_candidate lb_candidate;
+typedef struct lb_cached lb_cached;        /* piece_cache.c */
 
 typedef struct lb_encoder {    /* one call of lb_tokenizer_encode */
     const lb_tokenizer *tokenizer;
     bool special;
-    lb_ranges content;         /* where special tokens are text; offsets in raw */
-    const char *raw;
     lb_tokens *out;
+    lb_offsets *offsets;       /* NULL: not asked for */
+    lb_frame frame;            /* what the pieces point into */
+    lb_rewrite normal[2];
+    lb_rewrite pre;            /* of the one step that rewrites its pieces */
     lb_matcher *matcher;       /* made by the first regular expression */
     int64_t deadline_ms;
     uint32_t matches;
-    lb_buf prefixed;           /* the piece of LB_STEP_PREFIX_SPACE */
     lb_symbol *symbols;
     size_t symbol_capacity;
     lb_candidate *heap;
     size_t heap_capacity;
+    lb_cached *cache;          /* NULL for a short text */
+    uint32_t cache_mask;
 } lb_encoder;
 
 bool lb_tokens_push(lb_tokens *tokens, uint32_t id);  /* false: out of memory */
-/* Splits text (valid UTF-8, normalised) and appends the ids of its pieces. */
+/* Appends an id for length bytes of the frame from start on. */
+LB_NODISCARD lb_status lb_encoder_push(lb_encoder *encoder, uint32_t id, const char *start,
+                                       size_t length, lb_err *err);
+/* Splits text (valid UTF-8 inside the encoder's frame) and appends the ids of its pieces. */
 LB_NODISCARD lb_status lb_pretokenize(lb_encoder *encoder, lb_span text, lb_err *err);
 /* Appends the ids of one piece. */
 LB_NODISCARD lb_status lb_bpe_encode(lb_encoder *encoder, lb_span piece, lb_err *err);
+/* Finds the character before which pieces can be cut without a change of the result. */
+void lb_bpe_find_word_start(lb_tokenizer *tokenizer);
 void lb_encoder_free(lb_encoder *encoder);            /* what the fields own */
+
+/* The ids of short pieces met in this call. Direct-mapped: a piece takes the place of another. */
+#define LB_CACHED_BYTES 23u
+#define LB_CACHED_IDS 8u
+struct lb_cached {
+    uint32_t hash;
+    uint8_t length;            /* of the piece; 0: free */
+    uint8_t count;
+    uint8_t lengths[LB_CACHED_IDS];
+    char bytes[LB_CACHED_BYTES];
+    uint32_t ids[LB_CACHED_IDS];
+};
+void lb_cache_open(lb_encoder *encoder, size_t text_length);
+/* The place of a piece of 1 to LB_CACHED_BYTES bytes; *hit: it is there. */
+lb_cached *lb_cache_find(lb_encoder *encoder, lb_span piece, bool *hit);
 
 #endif

@@ -5,6 +5,7 @@
 #include "common/text/tokenizer_impl.h"
 
 #include "common/io/file.h"
+#include "common/io/gguf.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,18 +24,20 @@ static lb_status add_token(void *arg, const char *key, const lb_json *value)
     char bytes[LB_TOKEN_BYTES_MAX];
     size_t length = 0;
     lb_span spelling = {key, strlen(key)};
+    bool spelt = state->vocab->spelt;
     int64_t id = lb_json_is_integer(value) ? lb_json_integer(value) : -1;
     if (id < 0 || id >= LB_TOKENIZER_IDS_MAX)
         return lb_fail(state->err, LB_EDATA, "model.vocab",
                        "the id of %.40s is not an integer from 0 to %u", key,
                        LB_TOKENIZER_IDS_MAX - 1);
-    if (lb_alphabet_decode(spelling, bytes, &length))
+    if (!spelt && lb_alphabet_decode(spelling, bytes, &length))
         return lb_vocab_add(state->vocab, (uint32_t)id, (lb_span){bytes, length}, 0, state->err);
     if (spelling.length > LB_TOKEN_BYTES_MAX)
         return lb_fail(state->err, LB_ETOOBIG, "model.vocab",
                        "token %u is longer than the limit of %u bytes", (uint32_t)id,
                        LB_TOKEN_BYTES_MAX);
-    return lb_vocab_add(state->vocab, (uint32_t)id, spelling, LB_TOKEN_OUTSIDE, state->err);
+    return lb_vocab_add(state->vocab, (uint32_t)id, spelling, spelt ? 0 : LB_TOKEN_OUTSIDE,
+                        state->err);
 }
 
 static lb_status load_vocab(lb_tokenizer *tokenizer, const lb_json *model, lb_err *err)
@@ -50,6 +53,7 @@ static lb_status load_vocab(lb_tokenizer *tokenizer, const lb_json *model, lb_er
     if (lb_json_object_size(vocab) > LB_TOKENIZER_IDS_MAX)
         return lb_fail(err, LB_ETOOBIG, "model.vocab", "has %zu tokens; at most %u are supported",
                        lb_json_object_size(vocab), LB_TOKENIZER_IDS_MAX);
+    tokenizer->vocab.spelt = !tokenizer->byte_level;
     status = lb_vocab_init(&tokenizer->vocab, lb_json_object_size(vocab), err);
     if (status != LB_OK)
         return status;
@@ -81,17 +85,25 @@ static bool split_merge(const lb_json *node, lb_span *left, lb_span *right)
     return true;
 }
 
-/* Finds the ids of both sides and of the two together; false when one is not in the vocabulary. */
-static bool resolve(const lb_vocab *vocab, lb_span left, lb_span right, lb_merge *merge)
+bool lb_merge_resolve(const lb_vocab *vocab, lb_span left, lb_span right, lb_merge *merge)
 {
     char first[LB_TOKEN_BYTES_MAX], second[LB_TOKEN_BYTES_MAX], both[2 * LB_TOKEN_BYTES_MAX];
     size_t a = 0, b = 0;
-    if (!lb_alphabet_decode(left, first, &a) || !lb_alphabet_decode(right, second, &b))
-        return false;
-    memcpy(both, first, a);
-    memcpy(both + a, second, b);
-    return lb_vocab_find(vocab, (lb_span){first, a}, &merge->left) &&
-           lb_vocab_find(vocab, (lb_span){second, b}, &merge->right) &&
+    if (vocab->spelt) {
+        if (left.length > LB_TOKEN_BYTES_MAX || right.length > LB_TOKEN_BYTES_MAX)
+            return false;
+        a = left.length;
+        b = right.length;
+        memcpy(both, left.data, a);
+        memcpy(both + a, right.data, b);
+    } else {
+        if (!lb_alphabet_decode(left, first, &a) || !lb_alphabet_decode(right, second, &b))
+            return false;
+        memcpy(both, first, a);
+        memcpy(both + a, second, b);
+    }
+    return lb_vocab_find(vocab, (lb_span){both, a}, &merge->left) &&
+           lb_vocab_find(vocab, (lb_span){both + a, b}, &merge->right) &&
            lb_vocab_find(vocab, (lb_span){both, a + b}, &merge->id);
 }
 
@@ -107,7 +119,7 @@ static lb_status add_merge(lb_tokenizer *tokenizer, const lb_json *node, size_t 
         return LB_OK;  /* a first line that comes from merges.txt */
     if (!split_merge(node, &left, &right))
         return lb_fail(err, LB_EDATA, where, "is neither \"a b\" nor [\"a\", \"b\"]");
-    if (!resolve(&tokenizer->vocab, left, right, &merge))
+    if (!lb_merge_resolve(&tokenizer->vocab, left, right, &merge))
         return lb_fail(err, LB_EDATA, where, "has a side, or a result, that is not in model.vocab");
     return lb_merges_put(&tokenizer->merges, merge, err);
 }
@@ -150,15 +162,36 @@ static lb_status refuse_affix(const lb_json *model, const char *key, lb_err *err
     return lb_fail(err, LB_EUNSUPPORTED, where, "is not implemented");
 }
 
+/* Where each byte has its token nothing is ever unknown, and the options for it do nothing. */
+static lb_status set_unknown(lb_tokenizer *tokenizer, const char *unknown, lb_err *err)
+{
+    tokenizer->unknown = LB_NO_TOKEN;
+    if (tokenizer->byte_level && has_all_bytes(&tokenizer->vocab)) {
+        tokenizer->byte_fallback = tokenizer->fuse_unk = false;
+        return LB_OK;
+    }
+    if (tokenizer->byte_level && tokenizer->byte_fallback)
+        return lb_fail(err, LB_EUNSUPPORTED, "model.byte_fallback",
+                       "is not implemented where model.vocab lacks some bytes of ByteLevel");
+    if (unknown == NULL)
+        return LB_OK;
+    if (!lb_vocab_find_spelling(&tokenizer->vocab, (lb_span){unknown, strlen(unknown)},
+                                &tokenizer->unknown))
+        return lb_fail(err, LB_EDATA, "model.unk_token", "%.40s is not in model.vocab", unknown);
+    return LB_OK;
+}
+
 static lb_status check_options(lb_tokenizer *tokenizer, const lb_json *model, lb_err *err)
 {
     const char *unknown = NULL;
     double dropout = 0;
-    bool fallback = false;
     lb_status status = lb_json_opt_bool(model, "model", "ignore_merges", &tokenizer->ignore_merges,
                                         err);
     if (status == LB_OK)
-        status = lb_json_opt_bool(model, "model", "byte_fallback", &fallback, err);
+        status = lb_json_opt_bool(model, "model", "byte_fallback", &tokenizer->byte_fallback,
+                                  err);
+    if (status == LB_OK)
+        status = lb_json_opt_bool(model, "model", "fuse_unk", &tokenizer->fuse_unk, err);
     if (status == LB_OK)
         status = lb_json_opt_f64(model, "model", "dropout", 0, 1, &dropout, err);
     if (status == LB_OK)
@@ -169,15 +202,9 @@ static lb_status check_options(lb_tokenizer *tokenizer, const lb_json *model, lb
         status = lb_json_opt_string(model, "model", "unk_token", &unknown, err);
     if (status != LB_OK)
         return status;
-    if (fallback)
-        return lb_fail(err, LB_EUNSUPPORTED, "model.byte_fallback", "is not implemented");
     if (dropout > 0)
         return lb_fail(err, LB_EUNSUPPORTED, "model.dropout", "is not implemented");
-    /* Where each byte has its token, nothing is ever unknown. */
-    if (unknown != NULL && !has_all_bytes(&tokenizer->vocab))
-        return lb_fail(err, LB_EUNSUPPORTED, "model.unk_token",
-                       "is not implemented, and model.vocab lacks some bytes");
-    return LB_OK;
+    return set_unknown(tokenizer, unknown, err);
 }
 
 static lb_status load_model(lb_tokenizer *tokenizer, const lb_json *root, lb_err *err)
@@ -200,12 +227,24 @@ static lb_status load_model(lb_tokenizer *tokenizer, const lb_json *root, lb_err
 
 /* ---- the file ---- */
 
+lb_status lb_tokenizer_finish(lb_tokenizer *tokenizer, lb_err *err)
+{
+    lb_bpe_find_word_start(tokenizer);
+    lb_status status = lb_decoder_finish(tokenizer, err);
+    if (status == LB_OK)
+        status = lb_tokenizer_make_digest(tokenizer, err);
+    return status;
+}
+
 static lb_status load_root(lb_tokenizer *tokenizer, const lb_json *root, lb_err *err)
 {
     const lb_json *added = NULL;
     if (!lb_json_is_object(root))
         return lb_fail(err, LB_EDATA, NULL, "tokenizer.json is not an object");
-    lb_status status = load_model(tokenizer, root, err);
+    lb_status status = lb_find_byte_level(lb_json_get(root, "pre_tokenizer"),
+                                          &tokenizer->byte_level, err);
+    if (status == LB_OK)
+        status = load_model(tokenizer, root, err);
     if (status == LB_OK)
         status = lb_load_normalizer(tokenizer, lb_json_get(root, "normalizer"), err);
     if (status == LB_OK)
@@ -217,9 +256,9 @@ static lb_status load_root(lb_tokenizer *tokenizer, const lb_json *root, lb_err 
     if (status == LB_OK)
         status = lb_load_post_processor(tokenizer, lb_json_get(root, "post_processor"), err);
     if (status == LB_OK)
-        status = lb_check_decoder(lb_json_get(root, "decoder"), err);
+        status = lb_load_decoder(tokenizer, lb_json_get(root, "decoder"), err);
     if (status == LB_OK)
-        status = lb_tokenizer_make_digest(tokenizer, err);
+        status = lb_tokenizer_finish(tokenizer, err);
     return status;
 }
 
@@ -249,25 +288,38 @@ done:
     return status;
 }
 
+static bool ends_with(const char *path, const char *end)
+{
+    size_t length = strlen(path), width = strlen(end);
+    return length > width && strcmp(path + length - width, end) == 0;
+}
+
 static lb_status load_gguf(const char *path, lb_tokenizer **out, lb_err *err)
 {
     lb_mapping mapping = {0};
     lb_gguf *file = NULL;
     lb_status status = lb_file_map(path, &mapping, err);
-    if (status == LB_OK)
-        status = lb_gguf_open(mapping.data, mapping.length, &file, err);
+    if (status != LB_OK)
+        return status;
+    status = lb_gguf_open(mapping.data, mapping.length, &file, err);
     if (status == LB_OK)
         status = lb_tokenizer_from_gguf(file, out, err);
     lb_gguf_close(file);
     lb_file_unmap(&mapping);
-    return status;
+    return status == LB_OK ? LB_OK : lb_err_wrap(err, "%s", path);
 }
 
-static lb_status load_folder(const char *dir, lb_tokenizer **out, lb_err *err)
+lb_status lb_tokenizer_load(const char *path, lb_tokenizer **out, lb_err *err)
 {
-    char path[LB_PATH_MAX];
+    char joined[LB_PATH_MAX];
     lb_buf text = {0};
-    lb_status status = lb_path_join(path, sizeof path, dir, "tokenizer.json", err);
+    lb_status status = LB_OK;
+    if (lb_path_is_gguf(path))
+        return load_gguf(path, out, err);
+    if (!ends_with(path, ".json")) {
+        status = lb_path_join(joined, sizeof joined, path, "tokenizer.json", err);
+        path = joined;
+    }
     if (status == LB_OK)
         status = lb_file_read(path, LB_TOKENIZER_FILE_MAX, &text, err);
     if (status == LB_OK) {
@@ -277,11 +329,6 @@ static lb_status load_folder(const char *dir, lb_tokenizer **out, lb_err *err)
     }
     lb_buf_free(&text);
     return status;
-}
-
-lb_status lb_tokenizer_load(const char *path, lb_tokenizer **out, lb_err *err)
-{
-    return lb_path_is_gguf(path) ? load_gguf(path, out, err) : load_folder(path, out, err);
 }
 
 void lb_tokenizer_free(lb_tokenizer *tokenizer)
@@ -296,5 +343,11 @@ void lb_tokenizer_free(lb_tokenizer *tokenizer)
         free(tokenizer->steps[i].pattern);
         lb_regex_free(tokenizer->steps[i].regex);
     }
+    for (size_t i = 0; i < tokenizer->normal_count; i++) {
+        free(tokenizer->normals[i].pattern);
+        free(tokenizer->normals[i].content);
+    }
+    lb_decoder_free(&tokenizer->decoder);
+    free(tokenizer->classes);
     free(tokenizer);
 }

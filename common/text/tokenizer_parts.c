@@ -12,25 +12,12 @@
 #define WHERE_MAX 96
 #define NESTING_MAX 8u
 
-/* How GPT-2 splits; a ByteLevel component with use_regex applies it. */
-static const char gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+"
-                                   "| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-
 static bool absent(const lb_json *node)
 {
     return node == NULL || lb_json_is_null(node);
 }
 
-typedef struct lb_part {
-    lb_tokenizer *tokenizer;
-    const lb_json *node;
-    const char *where;
-    unsigned nesting;
-} lb_part;
-
-typedef lb_status (*lb_part_loader)(const lb_part *part, const char *type, lb_err *err);
-
-static lb_status load_part(const lb_part *part, lb_part_loader loader, lb_err *err)
+lb_status lb_part_load(const lb_part *part, lb_part_loader loader, lb_err *err)
 {
     const char *type = NULL;
     if (!lb_json_is_object(part->node))
@@ -42,8 +29,8 @@ static lb_status load_part(const lb_part *part, lb_part_loader loader, lb_err *e
 }
 
 /* The members of a Sequence, in their order. */
-static lb_status load_sequence(const lb_part *part, const char *key, lb_part_loader loader,
-                               lb_err *err)
+lb_status lb_part_sequence(const lb_part *part, const char *key, lb_part_loader loader,
+                           lb_err *err)
 {
     const lb_json *list = NULL;
     if (part->nesting == NESTING_MAX)
@@ -54,54 +41,137 @@ static lb_status load_sequence(const lb_part *part, const char *key, lb_part_loa
         snprintf(where, sizeof where, "%.60s.%s[%zu]", part->where, key, i);
         lb_part member = {.tokenizer = part->tokenizer, .node = lb_json_at(list, i),
                           .where = where, .nesting = part->nesting + 1};
-        status = load_part(&member, loader, err);
+        status = lb_part_load(&member, loader, err);
     }
     return status;
 }
 
-static lb_status unknown(const lb_part *part, const char *type, lb_err *err)
+lb_status lb_part_unknown(const lb_part *part, const char *type, lb_err *err)
 {
     return lb_fail(err, LB_EUNSUPPORTED, part->where, "the component %s is not implemented", type);
 }
 
+static lb_status copy_text(lb_span text, const char *where, char **out, size_t *length, lb_err *err)
+{
+    *length = text.length;
+    if (text.length == 0)
+        return LB_OK;
+    *out = malloc(text.length);
+    if (*out == NULL)
+        return lb_fail(err, LB_ENOMEM, where, "out of memory for a pattern");
+    memcpy(*out, text.data, text.length);
+    return LB_OK;
+}
+
+static lb_status need_text(const lb_json *node, const char *where, const char *key, lb_span *out,
+                           lb_err *err)
+{
+    const char *text = NULL;
+    lb_status status = lb_json_need_string(node, where, key, &text, err);
+    if (status != LB_OK)
+        return status;
+    *out = (lb_span){text, lb_json_string_length(lb_json_get(node, key))};
+    if (out->length > LB_PATTERN_MAX)
+        return lb_fail(err, LB_EUNSUPPORTED, where, "%s has %zu bytes; at most %u are supported",
+                       key, out->length, LB_PATTERN_MAX);
+    return LB_OK;
+}
+
+lb_status lb_part_replace(const lb_part *part, lb_normal *out, lb_err *err)
+{
+    const lb_json *pattern = NULL;
+    lb_span from = {0}, to = {0};
+    lb_status status = lb_json_need_object(part->node, part->where, "pattern", &pattern, err);
+    if (status == LB_OK && lb_json_get(pattern, "Regex") != NULL)
+        return lb_fail(err, LB_EUNSUPPORTED, part->where,
+                       "Replace with a regular expression is not implemented");
+    if (status == LB_OK)
+        status = need_text(pattern, part->where, "String", &from, err);
+    if (status == LB_OK)
+        status = need_text(part->node, part->where, "content", &to, err);
+    if (status != LB_OK)
+        return status;
+    if (from.length == 0)
+        return lb_fail(err, LB_EUNSUPPORTED, part->where, "Replace of an empty pattern");
+    out->kind = LB_NORMAL_REPLACE;
+    status = copy_text(from, part->where, &out->pattern, &out->pattern_length, err);
+    if (status == LB_OK)
+        status = copy_text(to, part->where, &out->content, &out->content_length, err);
+    return status;
+}
+
 /* ---- normalizer ---- */
+
+static lb_status load_prepend(const lb_part *part, lb_normal *out, lb_err *err)
+{
+    lb_span content = {0};
+    lb_status status = need_text(part->node, part->where, "prepend", &content, err);
+    if (status != LB_OK)
+        return status;
+    out->kind = LB_NORMAL_PREPEND;
+    return copy_text(content, part->where, &out->content, &out->content_length, err);
+}
 
 static lb_status load_normalizer(const lb_part *part, const char *type, lb_err *err)
 {
+    lb_tokenizer *tokenizer = part->tokenizer;
     if (strcmp(type, "Sequence") == 0)
-        return load_sequence(part, "normalizers", load_normalizer, err);
-    if (strcmp(type, "NFC") != 0)
-        return unknown(part, type, err);
-    part->tokenizer->nfc = true;
-    return LB_OK;
+        return lb_part_sequence(part, "normalizers", load_normalizer, err);
+    if (tokenizer->normal_count == LB_NORMALS_MAX)
+        return lb_fail(err, LB_EUNSUPPORTED, part->where, "has more than %u steps",
+                       LB_NORMALS_MAX);
+    lb_normal *next = &tokenizer->normals[tokenizer->normal_count];
+    if (strcmp(type, "NFC") == 0)
+        next->kind = LB_NORMAL_NFC;
+    else if (strcmp(type, "Prepend") != 0 && strcmp(type, "Replace") != 0)
+        return lb_part_unknown(part, type, err);
+    tokenizer->normal_count++;
+    if (type[0] == 'P')
+        return load_prepend(part, next, err);
+    return type[0] == 'R' ? lb_part_replace(part, next, err) : LB_OK;
 }
 
 lb_status lb_load_normalizer(lb_tokenizer *tokenizer, const lb_json *node, lb_err *err)
 {
     lb_part part = {.tokenizer = tokenizer, .node = node, .where = "normalizer"};
-    return absent(node) ? LB_OK : load_part(&part, load_normalizer, err);
+    return absent(node) ? LB_OK : lb_part_load(&part, load_normalizer, err);
 }
 
 /* ---- pre_tokenizer ---- */
 
-static lb_status add_step(const lb_part *part, lb_step_kind kind, lb_span pattern, lb_err *err)
+static bool rewrites(lb_step_kind kind)
 {
-    lb_tokenizer *tokenizer = part->tokenizer;
+    return kind == LB_STEP_PREFIX_SPACE || kind == LB_STEP_METASPACE;
+}
+
+lb_status lb_add_step(lb_tokenizer *tokenizer, lb_step step, lb_span pattern, const char *where,
+                      lb_err *err)
+{
     if (tokenizer->step_count == LB_STEPS_MAX)
-        return lb_fail(err, LB_EUNSUPPORTED, part->where, "has more than %u steps", LB_STEPS_MAX);
-    lb_step step = {.kind = kind, .pattern_length = pattern.length};
-    if (pattern.length > 0) {
-        step.pattern = malloc(pattern.length);
-        if (step.pattern == NULL)
-            return lb_fail(err, LB_ENOMEM, part->where, "out of memory for a pattern");
-        memcpy(step.pattern, pattern.data, pattern.length);
-    }
-    /* Entered before it is compiled, so that freeing the tokenizer frees it either way. */
+        return lb_fail(err, LB_EUNSUPPORTED, where, "has more than %u steps", LB_STEPS_MAX);
+    for (size_t i = 0; rewrites(step.kind) && i < tokenizer->step_count; i++)
+        if (rewrites(tokenizer->steps[i].kind))
+            return lb_fail(err, LB_EUNSUPPORTED, where,
+                           "a second step that puts spaces in is not implemented");
+    /* Entered before it is complete, so that freeing the tokenizer frees it either way. */
     lb_step *entered = &tokenizer->steps[tokenizer->step_count++];
     *entered = step;
-    if (kind != LB_STEP_REGEX)
-        return LB_OK;
-    return lb_regex_compile(pattern, part->where, &entered->regex, err);
+    lb_status status = copy_text(pattern, where, &entered->pattern, &entered->pattern_length, err);
+    if (status != LB_OK || step.kind != LB_STEP_REGEX)
+        return status;
+    entered->scan = lb_scan_find(pattern);
+    if (entered->scan == LB_SCAN_NONE)
+        return lb_regex_compile(pattern, where, &entered->regex, err);
+    if (tokenizer->classes == NULL)
+        tokenizer->classes = lb_char_classes();
+    if (tokenizer->classes == NULL)
+        return lb_fail(err, LB_ENOMEM, where, "out of memory for classes of characters");
+    return LB_OK;
+}
+
+static lb_status add_step(const lb_part *part, lb_step_kind kind, lb_span pattern, lb_err *err)
+{
+    return lb_add_step(part->tokenizer, (lb_step){.kind = kind}, pattern, part->where, err);
 }
 
 static lb_status load_split(const lb_part *part, lb_err *err)
@@ -147,7 +217,8 @@ static lb_status load_byte_level(const lb_part *part, lb_err *err)
     if (status == LB_OK && prefix)
         status = add_step(part, LB_STEP_PREFIX_SPACE, (lb_span){"", 0}, err);
     if (status == LB_OK && regex)
-        status = add_step(part, LB_STEP_REGEX, (lb_span){gpt2_pattern, strlen(gpt2_pattern)}, err);
+        status = add_step(part, LB_STEP_REGEX,
+                          (lb_span){lb_pattern_gpt2, strlen(lb_pattern_gpt2)}, err);
     return status;
 }
 
@@ -171,33 +242,74 @@ static lb_status find_byte_level(const lb_json *node, bool *found, unsigned nest
     return status;
 }
 
+lb_status lb_find_byte_level(const lb_json *pre_tokenizer, bool *found, lb_err *err)
+{
+    *found = false;
+    return pre_tokenizer == NULL ? LB_OK : find_byte_level(pre_tokenizer, found, 0, err);
+}
+
+static lb_status read_prepend(const lb_part *part, lb_prepend *out, lb_err *err)
+{
+    static const char *const names[] = {"always", "first", "never"};
+    const char *scheme = names[0];
+    bool prefix = true;
+    lb_status status = lb_json_opt_string(part->node, part->where, "prepend_scheme", &scheme, err);
+    if (status == LB_OK)  /* of older files, which have no scheme */
+        status = lb_json_opt_bool(part->node, part->where, "add_prefix_space", &prefix, err);
+    if (status != LB_OK)
+        return status;
+    if (!prefix && lb_json_get(part->node, "prepend_scheme") == NULL)
+        scheme = names[LB_PREPEND_NEVER];
+    if (!prefix && strcmp(scheme, names[LB_PREPEND_NEVER]) != 0)
+        return lb_fail(err, LB_EDATA, part->where, "add_prefix_space contradicts prepend_scheme");
+    for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(scheme, names[i]) == 0) {
+            *out = (lb_prepend)i;
+            return LB_OK;
+        }
+    }
+    return lb_fail(err, LB_EUNSUPPORTED, part->where, "the prepend_scheme %.40s is not implemented",
+                   scheme);
+}
+
+static lb_status load_metaspace(const lb_part *part, lb_err *err)
+{
+    lb_step step = {.kind = LB_STEP_METASPACE, .split = true};
+    lb_span mark = {0};
+    size_t bytes = 0;
+    lb_status status = need_text(part->node, part->where, "replacement", &mark, err);
+    if (status == LB_OK && mark.length > 0)
+        (void)lb_utf8_at(mark, 0, &bytes);
+    if (status == LB_OK && (mark.length == 0 || bytes != mark.length))
+        return lb_fail(err, LB_EDATA, part->where, "the replacement is not one character");
+    if (status == LB_OK)
+        status = read_prepend(part, &step.prepend, err);
+    if (status == LB_OK)
+        status = lb_json_opt_bool(part->node, part->where, "split", &step.split, err);
+    if (status == LB_OK)
+        status = lb_add_step(part->tokenizer, step, mark, part->where, err);
+    return status;
+}
+
 static lb_status load_pre_tokenizer(const lb_part *part, const char *type, lb_err *err)
 {
     if (strcmp(type, "Sequence") == 0)
-        return load_sequence(part, "pretokenizers", load_pre_tokenizer, err);
+        return lb_part_sequence(part, "pretokenizers", load_pre_tokenizer, err);
     if (strcmp(type, "Split") == 0)
         return load_split(part, err);
     if (strcmp(type, "Digits") == 0)
         return load_digits(part, err);
     if (strcmp(type, "ByteLevel") == 0)
         return load_byte_level(part, err);
-    return unknown(part, type, err);
+    if (strcmp(type, "Metaspace") == 0)
+        return load_metaspace(part, err);
+    return lb_part_unknown(part, type, err);
 }
 
 lb_status lb_load_pre_tokenizer(lb_tokenizer *tokenizer, const lb_json *node, lb_err *err)
 {
-    bool byte_level = false;
     lb_part part = {.tokenizer = tokenizer, .node = node, .where = "pre_tokenizer"};
-    if (absent(node))
-        return lb_fail(err, LB_EUNSUPPORTED, "pre_tokenizer",
-                       "is missing; only byte-level tokenizers are implemented");
-    lb_status status = load_part(&part, load_pre_tokenizer, err);
-    if (status == LB_OK)
-        status = find_byte_level(node, &byte_level, 0, err);
-    if (status == LB_OK && !byte_level)
-        return lb_fail(err, LB_EUNSUPPORTED, "pre_tokenizer",
-                       "has no ByteLevel; only byte-level tokenizers are implemented");
-    return status;
+    return absent(node) ? LB_OK : lb_part_load(&part, load_pre_tokenizer, err);
 }
 
 /* ---- post_processor ---- */
@@ -263,31 +375,16 @@ static lb_status load_template(const lb_part *part, lb_err *err)
 static lb_status load_post_processor(const lb_part *part, const char *type, lb_err *err)
 {
     if (strcmp(type, "Sequence") == 0)
-        return load_sequence(part, "processors", load_post_processor, err);
+        return lb_part_sequence(part, "processors", load_post_processor, err);
     if (strcmp(type, "ByteLevel") == 0)
-        return LB_OK;  /* it moves offsets, which we do not keep */
+        return LB_OK;  /* it may trim offsets, which ours never are */
     if (strcmp(type, "TemplateProcessing") == 0)
         return load_template(part, err);
-    return unknown(part, type, err);
+    return lb_part_unknown(part, type, err);
 }
 
 lb_status lb_load_post_processor(lb_tokenizer *tokenizer, const lb_json *node, lb_err *err)
 {
     lb_part part = {.tokenizer = tokenizer, .node = node, .where = "post_processor"};
-    return absent(node) ? LB_OK : load_part(&part, load_post_processor, err);
-}
-
-/* ---- decoder ---- */
-
-static lb_status check_decoder(const lb_part *part, const char *type, lb_err *err)
-{
-    if (strcmp(type, "Sequence") == 0)
-        return load_sequence(part, "decoders", check_decoder, err);
-    return strcmp(type, "ByteLevel") == 0 ? LB_OK : unknown(part, type, err);
-}
-
-lb_status lb_check_decoder(const lb_json *node, lb_err *err)
-{
-    lb_part part = {.node = node, .where = "decoder"};
-    return absent(node) ? LB_OK : load_part(&part, check_decoder, err);
+    return absent(node) ? LB_OK : lb_part_load(&part, load_post_processor, err);
 }

@@ -6,16 +6,12 @@
  */
 #include "common/text/tokenizer_impl.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
 #define ZERO_WIDTH_NON_JOINER 0x200C
 #define ZERO_WIDTH_JOINER 0x200D
-#define MARK_RUN_SHORT 16u    /* up to here insertion sort is faster than counting */
-#define DECOMPOSITION_MAX 8   /* code points; the longest canonical one has 4 */
-#define UTF8_MAX 4
-/* Below U+0300, whose first byte this is, every text is in NFC. */
-#define FIRST_BYTE_OF_MARKS 0xCCu
 
 /* Length of the sequence that a first byte begins and the range of its second byte, which is where
  * overlong forms, surrogates and values above U+10FFFF show (Unicode, table 3-7). */
@@ -114,118 +110,79 @@ bool lb_char_is_word(int32_t character)
     }
 }
 
+/* Letters and numbers of Unicode 15 and 16, and numbers of 17, which only Digits knows. */
+static const int32_t letters[][2] = {
+    {0x1c89, 0x1c8a}, {0xa7cb, 0xa7cd}, {0xa7da, 0xa7dc}, {0x105c0, 0x105f3},
+    {0x10d4a, 0x10d65}, {0x10d6f, 0x10d85}, {0x10ec2, 0x10ec4}, {0x1123f, 0x11240},
+    {0x11380, 0x11389}, {0x1138b, 0x1138b}, {0x1138e, 0x1138e}, {0x11390, 0x113b5},
+    {0x113b7, 0x113b7}, {0x113d1, 0x113d1}, {0x113d3, 0x113d3}, {0x11bc0, 0x11be0},
+    {0x11f02, 0x11f02}, {0x11f04, 0x11f10}, {0x11f12, 0x11f33}, {0x1342f, 0x1342f},
+    {0x13441, 0x13446}, {0x13460, 0x143fa}, {0x16100, 0x1611d}, {0x16d40, 0x16d6c},
+    {0x18cff, 0x18cff}, {0x1b132, 0x1b132}, {0x1b155, 0x1b155}, {0x1df25, 0x1df2a},
+    {0x1e030, 0x1e06d}, {0x1e4d0, 0x1e4eb}, {0x1e5d0, 0x1e5ed}, {0x1e5f0, 0x1e5f0},
+    {0x2b739, 0x2b739}, {0x2ebf0, 0x2ee5d}, {0x31350, 0x323af},
+};
+static const int32_t numbers[][2] = {
+    {0x10d40, 0x10d49}, {0x116d0, 0x116e3}, {0x11bf0, 0x11bf9}, {0x11f50, 0x11f59},
+    {0x16130, 0x16139}, {0x16d70, 0x16d79}, {0x1ccf0, 0x1ccf9}, {0x1d2c0, 0x1d2d3},
+    {0x1e4f0, 0x1e4f9}, {0x1e5f1, 0x1e5fa},
+};
+static const int32_t digits[][2] = {{0x11de0, 0x11de9}, {0x16ff4, 0x16ff6}};
+
+static bool is_in(const int32_t ranges[][2], size_t count, int32_t character)
+{
+    for (size_t i = 0; i < count; i++)
+        if (character >= ranges[i][0] && character <= ranges[i][1])
+            return true;
+    return false;
+}
+
+static void set_class(uint8_t *classes, const int32_t ranges[][2], size_t count, uint8_t class)
+{
+    for (size_t i = 0; i < count; i++)
+        memset(classes + ranges[i][0], class, (size_t)(ranges[i][1] - ranges[i][0] + 1));
+}
+
+static uint8_t class_of(int32_t character)
+{
+    if (character == '\r' || character == '\n')
+        return LB_CLASS_NEWLINE;
+    if (lb_char_is_space(character))
+        return LB_CLASS_SPACE;
+    switch (utf8proc_category(character)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+        return LB_CLASS_LETTER;
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_NO:
+        return LB_CLASS_NUMBER;
+    default:
+        return LB_CLASS_OTHER;
+    }
+}
+
+uint8_t *lb_char_classes(void)
+{
+    uint8_t *classes = malloc(LB_CLASSES);
+    if (classes == NULL)
+        return NULL;
+    for (uint32_t c = 0; c < LB_CLASSES; c++)
+        classes[c] = class_of((int32_t)c);
+    set_class(classes, letters, sizeof letters / sizeof letters[0], LB_CLASS_LETTER);
+    set_class(classes, numbers, sizeof numbers / sizeof numbers[0], LB_CLASS_NUMBER);
+    return classes;
+}
+
 bool lb_char_is_numeric(int32_t character)
 {
     utf8proc_category_t category = utf8proc_category(character);
+    if (is_in(numbers, sizeof numbers / sizeof numbers[0], character) ||
+        is_in(digits, sizeof digits / sizeof digits[0], character))
+        return true;
     return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
            category == UTF8PROC_CATEGORY_NO;
-}
-
-/* ---- NFC ---- */
-
-static unsigned combining_class(int32_t character)
-{
-    return (unsigned)utf8proc_get_property(character)->combining_class;
-}
-
-static void sort_short_run(int32_t *run, size_t count)
-{
-    for (size_t i = 1; i < count; i++) {
-        int32_t mark = run[i];
-        unsigned class = combining_class(mark);
-        size_t at = i;
-        for (; at > 0 && combining_class(run[at - 1]) > class; at--)
-            run[at] = run[at - 1];
-        run[at] = mark;
-    }
-}
-
-/* A stable counting sort: marks of one class keep their order. */
-static bool sort_long_run(int32_t *run, size_t count, lb_buf *scratch)
-{
-    size_t starts[LB_BYTE_VALUES + 1] = {0};
-    lb_buf_clear(scratch);
-    int32_t *copy = lb_buf_extend(scratch, count * sizeof *copy);
-    if (copy == NULL)
-        return false;
-    memcpy(copy, run, count * sizeof *copy);
-    for (size_t i = 0; i < count; i++)
-        starts[combining_class(copy[i]) % LB_BYTE_VALUES + 1]++;
-    for (size_t class = 1; class <= LB_BYTE_VALUES; class++)
-        starts[class] += starts[class - 1];
-    for (size_t i = 0; i < count; i++)
-        run[starts[combining_class(copy[i]) % LB_BYTE_VALUES]++] = copy[i];
-    return true;
-}
-
-/* Canonical ordering. utf8proc's own does it by exchanging neighbours, which takes time quadratic
- * in the length of a run: a megabyte of marks in a hostile text would hold a thread for minutes. */
-static bool order_marks(int32_t *characters, size_t count, lb_buf *scratch)
-{
-    size_t start = 0;
-    while (start < count) {
-        if (combining_class(characters[start]) == 0) {
-            start++;
-            continue;
-        }
-        size_t end = start + 1;
-        while (end < count && combining_class(characters[end]) != 0)
-            end++;
-        if (end - start <= MARK_RUN_SHORT)
-            sort_short_run(characters + start, end - start);
-        else if (!sort_long_run(characters + start, end - start, scratch))
-            return false;
-        start = end;
-    }
-    return true;
-}
-
-static bool decompose(lb_span text, lb_buf *out)
-{
-    for (size_t offset = 0, bytes; offset < text.length; offset += bytes) {
-        int32_t parts[DECOMPOSITION_MAX];
-        int boundary = 0;
-        int32_t character = lb_utf8_at(text, offset, &bytes);
-        utf8proc_ssize_t count = utf8proc_decompose_char(character, parts, DECOMPOSITION_MAX,
-                                                         UTF8PROC_DECOMPOSE, &boundary);
-        if (count < 0 || count > DECOMPOSITION_MAX)
-            return false;
-        lb_buf_append(out, parts, (size_t)count * sizeof parts[0]);
-    }
-    return out->status == LB_OK;
-}
-
-lb_status lb_text_nfc(lb_span text, lb_buf *out, bool *changed, lb_err *err)
-{
-    lb_status status = LB_OK;
-    lb_buf characters = {0}, scratch = {0};
-    size_t plain = 0;
-    while (plain < text.length && (uint8_t)text.data[plain] < FIRST_BYTE_OF_MARKS)
-        plain++;
-    *changed = plain < text.length;
-    if (!*changed)
-        return LB_OK;
-    if (!decompose(text, &characters)) {
-        status = lb_fail(err, LB_ENOMEM, NULL, "out of memory while normalising text");
-        goto done;
-    }
-    int32_t *list = (int32_t *)(void *)characters.data;
-    size_t count = characters.length / sizeof *list;
-    if (!order_marks(list, count, &scratch)) {
-        status = lb_fail(err, LB_ENOMEM, NULL, "out of memory while normalising text");
-        goto done;
-    }
-    utf8proc_ssize_t composed = utf8proc_normalize_utf32(list, (utf8proc_ssize_t)count,
-                                                         UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-    for (utf8proc_ssize_t i = 0; i < composed; i++) {
-        uint8_t bytes[UTF8_MAX];
-        utf8proc_ssize_t length = utf8proc_encode_char(list[i], bytes);
-        lb_buf_append(out, bytes, (size_t)length);
-    }
-    if (composed < 0 || out->status != LB_OK)
-        status = lb_fail(err, LB_ENOMEM, NULL, "out of memory while normalising text");
-done:
-    lb_buf_free(&characters);
-    lb_buf_free(&scratch);
-    return status;
 }

@@ -145,14 +145,33 @@ static bool spans_equal(lb_span a, lb_span b)
     return a.length == b.length && memcmp(a.data, b.data, a.length) == 0;
 }
 
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* Remembers the token of a byte: the byte itself, or "<0x0A>" where tokens are kept as spelt. */
+static void note_byte(lb_vocab *vocab, lb_span bytes, uint32_t id)
+{
+    if (!vocab->spelt && bytes.length == 1)
+        vocab->byte_ids[(uint8_t)bytes.data[0]] = id;
+    if (!vocab->spelt || bytes.length != 6 || memcmp(bytes.data, "<0x", 3) != 0 ||
+        bytes.data[5] != '>')
+        return;
+    int high = hex_digit(bytes.data[3]), low = hex_digit(bytes.data[4]);
+    if (high >= 0 && low >= 0)
+        vocab->byte_ids[high * 16 + low] = id;
+}
+
 static lb_status enter(lb_vocab *vocab, uint32_t id, lb_span bytes, lb_err *err)
 {
     uint32_t slot = hash_bytes(bytes) & vocab->mask;
     for (uint32_t probe = 0; probe < PROBES_MAX; probe++, slot = (slot + 1) & vocab->mask) {
         if (vocab->slots[slot] == 0) {
             vocab->slots[slot] = id + 1;
-            if (bytes.length == 1)
-                vocab->byte_ids[(uint8_t)bytes.data[0]] = id;
+            note_byte(vocab, bytes, id);
             return LB_OK;
         }
     }
@@ -199,6 +218,8 @@ bool lb_vocab_find_spelling(const lb_vocab *vocab, lb_span spelling, uint32_t *i
 {
     char bytes[LB_TOKEN_BYTES_MAX];
     size_t length = 0;
+    if (vocab->spelt)
+        return lb_vocab_find(vocab, spelling, id);
     if (lb_alphabet_decode(spelling, bytes, &length))
         return lb_vocab_find(vocab, (lb_span){bytes, length}, id);
     for (uint32_t i = 0; i < vocab->size; i++) {

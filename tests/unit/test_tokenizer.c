@@ -346,7 +346,7 @@ static const struct {
 } refusals[] = {
     {{.model = "\"type\":\"Unigram\","}, "model.type", "Unigram"},
     {{.model = "\"dropout\":0.1,"}, "model.dropout", ""},
-    {{.model = "\"byte_fallback\":true,"}, "model.byte_fallback", ""},
+    {{.model = "\"byte_fallback\":3,"}, "model.byte_fallback", ""},
     {{.model = "\"continuing_subword_prefix\":\"##\","}, "continuing_subword_prefix", ""},
     {{.model = "\"end_of_word_suffix\":\"</w>\","}, "end_of_word_suffix", ""},
     {{.model = "\"ignore_merges\":3,"}, "ignore_merges", ""},
@@ -363,10 +363,11 @@ static const struct {
     {{.normalizer = "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"}]}"},
      "normalizer.normalizers[0]", "Lowercase"},
     {{.normalizer = "{}"}, "type", ""},
-    {{.pre = "null"}, "pre_tokenizer", "missing"},
+    {{.pre = "null"}, "decoder", "ByteLevel"},
     {{.pre = "[]"}, "pre_tokenizer", "object"},
-    {{.pre = "{\"type\":\"Metaspace\"}"}, "pre_tokenizer", "Metaspace"},
-    {{.pre = "{\"type\":\"Digits\"}"}, "pre_tokenizer", "no ByteLevel"},
+    {{.pre = "{\"type\":\"Metaspace\"}"}, "pre_tokenizer", "replacement"},
+    {{.pre = "{\"type\":\"CharDelimiterSplit\"}"}, "pre_tokenizer", "CharDelimiterSplit"},
+    {{.pre = "{\"type\":\"Digits\"}"}, "decoder", "ByteLevel"},
     {{.pre = SEQUENCE(BYTE_LEVEL)}, "pre_tokenizer", "after ByteLevel"},
     {{.pre = SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"Regex\":\"a\"},"
                       "\"behavior\":\"Removed\"}")}, "pretokenizers[0]", "Removed"},
@@ -426,10 +427,10 @@ static void test_missing_bytes(void **state)
     lb_err err = {0};
     lb_tokenizer *tokenizer = NULL;
     lb_tokens tokens = {0};
-    make(&(parts){.tokens = "\"zz\":300", .merges = "", .model = "\"unk_token\":\"zz\","}, 0x20,
+    make(&(parts){.tokens = "\"zz\":300", .merges = "", .model = "\"unk_token\":\"zy\","}, 0x20,
          &text);
     assert_int_equal(lb_tokenizer_parse((const char *)text.data, text.length, &tokenizer, &err),
-                     LB_EUNSUPPORTED);
+                     LB_EDATA);
     assert_string_equal(err.field, "model.unk_token");
     lb_buf_clear(&text);
     make(&(parts){.tokens = "\"zz\":300", .merges = "", .pre = GPT2}, 0x20, &text);
