@@ -94,12 +94,12 @@ static lb_status one_text(const tokenize *o, const char *text, size_t length, lb
 static lb_status one_line(const tokenize *o, const char *line, size_t length, lb_err *err)
 {
     lb_json *node = NULL;
-    const char *text = NULL;
     lb_status status = lb_json_parse(line, length, &node, err);
+    const lb_json *text = status == LB_OK ? lb_json_get(node, "text") : NULL;
+    if (status == LB_OK && (text == NULL || !lb_json_is_string(text)))
+        status = lb_fail(err, LB_EINVAL, "text", "is no string, or is missing");
     if (status == LB_OK)
-        status = lb_json_need_string(node, "", "text", &text, err);
-    if (status == LB_OK)
-        status = one_text(o, text, lb_json_string_length(lb_json_get(node, "text")), err);
+        status = one_text(o, lb_json_string(text), lb_json_string_length(text), err);
     lb_json_free(node);
     return status;
 }

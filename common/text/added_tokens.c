@@ -226,12 +226,13 @@ bool lb_ranges_meet(lb_ranges ranges, size_t begin, size_t end)
     return low < ranges.count && ranges.items[low].begin < end;
 }
 
+/* Of a text that may have special tokens. */
 static bool allowed(const lb_cutter *cutter, const lb_added *added, size_t offset)
 {
     if (!added->special)
         return true;
     size_t begin = cutter->origin + offset;
-    return cutter->special && !lb_ranges_meet(cutter->content, begin, begin + added->length);
+    return !lb_ranges_meet(cutter->content, begin, begin + added->length);
 }
 
 /* The longest token that begins at offset, NULL if none: the range of items that agree with the
@@ -244,7 +245,7 @@ static const lb_added *longest_at(const lb_cutter *cutter, size_t offset)
     size_t low = set->first[head], high = set->first[head + 1u];
     for (size_t depth = 1; low < high; depth++) {
         if (set->items[low].length == depth) {
-            if (allowed(cutter, &set->items[low], offset))
+            if (!cutter->special || allowed(cutter, &set->items[low], offset))
                 best = &set->items[low];
             low++;
         }
@@ -288,6 +289,7 @@ bool lb_cutter_next(lb_cutter *cutter, lb_span *before, uint32_t *id)
             continue;
         }
         size_t start = at, end = at + added->length;
+        /* As in the library, what was found and does not count hides what lies inside of it. */
         if ((added->special && !cutter->special) ||
             (added->single_word && !stands_alone(text, start, end))) {
             at = end;

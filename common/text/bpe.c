@@ -165,7 +165,7 @@ static void add_symbol(lb_encoder *encoder, uint32_t *count, uint32_t id, size_t
                                        .next = at + 1, .length = (uint32_t)length};
 }
 
-/* Characters without a token that follow one another, and are one token if fuse_unk. */
+/* Symbols without a token that follow one another, and are one token if fuse_unk. */
 typedef struct lb_unknown_run {
     size_t length;     /* 0: none */
 } lb_unknown_run;
@@ -177,34 +177,31 @@ static void end_unknown(lb_encoder *encoder, uint32_t *count, lb_unknown_run *ru
     run->length = 0;
 }
 
-static lb_status add_unknown(lb_encoder *encoder, uint32_t *count, lb_span symbol,
-                             lb_unknown_run *run, lb_err *err)
+/* A symbol without a token. Where the file has no unk_token either, the library leaves it out, and
+ * counts the lengths of later tokens from there. */
+static void add_unknown(lb_encoder *encoder, uint32_t *count, size_t length, lb_unknown_run *run)
 {
     const lb_tokenizer *tokenizer = encoder->tokenizer;
     if (tokenizer->unknown == LB_NO_TOKEN)
-        return lb_fail(err, LB_EDATA, "text", "the vocabulary has no token for byte 0x%02x",
-                       (uint8_t)symbol.data[0]);
+        return;
     if (!tokenizer->fuse_unk)
         end_unknown(encoder, count, run);
-    run->length += symbol.length;
-    return LB_OK;
+    run->length += length;
 }
 
-static lb_status lay_out_bytes(lb_encoder *encoder, lb_span piece, uint32_t *count, lb_err *err)
+static void lay_out_bytes(lb_encoder *encoder, lb_span piece, uint32_t *count)
 {
     lb_unknown_run run = {0};
-    lb_status status = LB_OK;
-    for (size_t i = 0; status == LB_OK && i < piece.length; i++) {
+    for (size_t i = 0; i < piece.length; i++) {
         uint32_t id = encoder->tokenizer->vocab.byte_ids[(uint8_t)piece.data[i]];
         if (id == LB_NO_TOKEN) {
-            status = add_unknown(encoder, count, (lb_span){piece.data + i, 1}, &run, err);
+            add_unknown(encoder, count, 1, &run);
             continue;
         }
         end_unknown(encoder, count, &run);
         add_symbol(encoder, count, id, 1);
     }
     end_unknown(encoder, count, &run);
-    return status;
 }
 
 /* False when a byte of the character has no token; then none is added. */
@@ -221,13 +218,11 @@ static bool fall_back(lb_encoder *encoder, lb_span character, uint32_t *count)
 
 /* A run of unknown characters goes on over one that falls back to bytes, and its token comes after
  * them: so the library does it, and only a vocabulary without some bytes shows it. */
-static lb_status lay_out_characters(lb_encoder *encoder, lb_span piece, uint32_t *count,
-                                    lb_err *err)
+static void lay_out_characters(lb_encoder *encoder, lb_span piece, uint32_t *count)
 {
     const lb_tokenizer *tokenizer = encoder->tokenizer;
     lb_unknown_run run = {0};
-    lb_status status = LB_OK;
-    for (size_t at = 0, bytes; status == LB_OK && at < piece.length; at += bytes) {
+    for (size_t at = 0, bytes; at < piece.length; at += bytes) {
         uint32_t id;
         (void)lb_utf8_at(piece, at, &bytes);
         lb_span character = {piece.data + at, bytes};
@@ -235,11 +230,10 @@ static lb_status lay_out_characters(lb_encoder *encoder, lb_span piece, uint32_t
             end_unknown(encoder, count, &run);
             add_symbol(encoder, count, id, bytes);
         } else if (!tokenizer->byte_fallback || !fall_back(encoder, character, count)) {
-            status = add_unknown(encoder, count, character, &run, err);
+            add_unknown(encoder, count, bytes, &run);
         }
     }
     end_unknown(encoder, count, &run);
-    return status;
 }
 
 static lb_status lay_out(lb_encoder *encoder, lb_span piece, uint32_t *count, lb_err *err)
@@ -250,12 +244,13 @@ static lb_status lay_out(lb_encoder *encoder, lb_span piece, uint32_t *count, lb
                        piece.length);
     encoder->symbols = symbols;
     *count = 0;
-    lb_status status = encoder->tokenizer->byte_level
-                           ? lay_out_bytes(encoder, piece, count, err)
-                           : lay_out_characters(encoder, piece, count, err);
-    if (status == LB_OK && *count > 0)
+    if (encoder->tokenizer->byte_level)
+        lay_out_bytes(encoder, piece, count);
+    else
+        lay_out_characters(encoder, piece, count);
+    if (*count > 0)
         encoder->symbols[*count - 1].next = NOWHERE;
-    return status;
+    return LB_OK;
 }
 
 /* ---- pieces ---- */
@@ -282,6 +277,42 @@ static lb_status push_array(lb_encoder *encoder, const char *at, uint32_t count,
     return status;
 }
 
+/* Bytes of a byte's character in the byte alphabet. */
+static size_t alphabet_width(char byte)
+{
+    return byte >= '!' && byte <= '~' ? 1 : 2;
+}
+
+/* Moves *at, with *into bytes of its character done, on by width bytes of the alphabet. */
+static void advance(lb_span piece, size_t *at, size_t *into, size_t width)
+{
+    for (*into += width; *at < piece.length; ++*at) {
+        size_t one = alphabet_width(piece.data[*at]);
+        if (*into < one)
+            return;
+        *into -= one;
+    }
+}
+
+/* The tokens of a byte-level piece of which bytes were left out. Their offsets are the library's,
+ * which adds up the lengths of the tokens in the byte alphabet. */
+static lb_status push_with_gaps(lb_encoder *encoder, lb_span piece, lb_err *err)
+{
+    size_t at = 0, into = 0;
+    lb_status status = LB_OK;
+    for (uint32_t i = 0; status == LB_OK && i != NOWHERE; i = encoder->symbols[i].next) {
+        uint32_t id = encoder->symbols[i].id;
+        lb_span token = lb_vocab_text(&encoder->tokenizer->vocab, id);
+        size_t width = 0, start = at;
+        for (size_t k = 0; k < token.length; k++)
+            width += alphabet_width(token.data[k]);
+        advance(piece, &at, &into, width - 1);
+        status = lb_encoder_push(encoder, id, piece.data + start, at + 1 - start, err);
+        advance(piece, &at, &into, 1);
+    }
+    return status;
+}
+
 static void keep(lb_cached *entry, const lb_symbol *symbols, uint32_t count, lb_span piece)
 {
     if (entry == NULL || count > LB_CACHED_IDS)
@@ -301,11 +332,13 @@ static lb_status encode_anew(lb_encoder *encoder, lb_span piece, lb_cached *entr
     lb_status status = lay_out(encoder, piece, &count, err);
     if (status != LB_OK || count == 0)
         return status;
-    if (count > SHORT_PIECE) {
+    bool gaps = encoder->tokenizer->byte_level && count < piece.length &&
+                encoder->offsets != NULL && encoder->tokenizer->unknown == LB_NO_TOKEN;
+    if (count > SHORT_PIECE || gaps) {
         if (!merge_all(encoder, count))
             return lb_fail(err, LB_ENOMEM, NULL, "out of memory for a piece of %zu bytes",
                            piece.length);
-        return push_list(encoder, piece.data, err);
+        return gaps ? push_with_gaps(encoder, piece, err) : push_list(encoder, piece.data, err);
     }
     count = merge_short(&encoder->tokenizer->merges, encoder->symbols, count);
     keep(entry, encoder->symbols, count, piece);

@@ -51,7 +51,8 @@ static bool is_newer(int32_t c)
 
 static unsigned combining_class(int32_t character)
 {
-    return (unsigned)utf8proc_get_property(character)->combining_class;
+    unsigned class = (unsigned)utf8proc_get_property(character)->combining_class;
+    return class != 0 && is_newer(character) ? 0 : class;
 }
 
 static int decompose_one(int32_t character, int32_t parts[DECOMPOSITION_MAX])

@@ -93,16 +93,33 @@ lb_status lb_encoder_push(lb_encoder *encoder, uint32_t id, const char *start, s
     return push(encoder, id, (lb_offset){first.start, last.end}, err);
 }
 
+static bool has_special(const lb_added_set *set)
+{
+    for (size_t i = 0; i < set->count; i++) {
+        if (set->items[i].special)
+            return true;
+    }
+    return false;
+}
+
 /* What lies between the tokens that are looked for in raw text. */
 static lb_status encode_between(lb_encoder *encoder, lb_frame frame, lb_err *err)
 {
     const lb_tokenizer *tokenizer = encoder->tokenizer;
+    size_t length = frame.length, origin = frame.origin;
     lb_status status = lb_normalize(tokenizer, encoder->normal, &frame, err);
+    /* Ranges are of the raw text, so they say nothing about a text that was normalised. */
+    if (status == LB_OK && frame.data != encoder->raw + origin &&
+        has_special(&tokenizer->normalized) &&
+        lb_ranges_meet(encoder->content, origin, origin + length))
+        status = lb_fail(err, LB_EUNSUPPORTED, "text", "has characters that are normalised, and "
+                         "the tokenizer looks for special tokens only after that");
     if (status != LB_OK || frame.length == 0)
         return status;
     encoder->frame = frame;
     lb_span text = {frame.data, frame.length}, before;
-    lb_cutter cutter = {.set = &tokenizer->normalized, .text = text, .special = encoder->special};
+    lb_cutter cutter = {.set = &tokenizer->normalized, .text = text, .special = encoder->special,
+                        .content = encoder->content, .origin = origin};
     uint32_t id;
     while (status == LB_OK && lb_cutter_next(&cutter, &before, &id)) {
         const char *end = before.data + before.length;
@@ -120,7 +137,8 @@ static lb_status encode(lb_encoder *encoder, lb_span text, bool add_bos, lb_err 
     lb_status status = LB_OK;
     for (size_t i = 0; status == LB_OK && add_bos && i < tokenizer->bos_count; i++)
         status = push(encoder, tokenizer->bos[i], (lb_offset){0}, err);
-    lb_cutter cutter = {.set = &tokenizer->raw, .text = text, .special = encoder->special};
+    lb_cutter cutter = {.set = &tokenizer->raw, .text = text, .special = encoder->special,
+                        .content = encoder->content};
     lb_span before;
     uint32_t id;
     while (status == LB_OK && lb_cutter_next(&cutter, &before, &id)) {
@@ -133,38 +151,56 @@ static lb_status encode(lb_encoder *encoder, lb_span text, bool add_bos, lb_err 
     return status;
 }
 
-lb_status lb_tokenizer_encode_offsets(const lb_tokenizer *tokenizer, const char *text,
-                                      size_t length, unsigned flags, lb_tokens *out,
-                                      lb_offsets *offsets, lb_err *err)
+static lb_status encode_text(lb_encoder *encoder, lb_span text, bool add_bos, lb_err *err)
 {
-    if (length > LB_TOKENIZER_TEXT_MAX)
-        return lb_fail(err, LB_ETOOBIG, "text", "has %zu bytes; the limit is %u", length,
+    lb_tokens *out = encoder->out;
+    lb_offsets *offsets = encoder->offsets;
+    if (text.length > LB_TOKENIZER_TEXT_MAX)
+        return lb_fail(err, LB_ETOOBIG, "text", "has %zu bytes; the limit is %u", text.length,
                        LB_TOKENIZER_TEXT_MAX);
-    size_t valid = lb_utf8_valid_prefix(text, length);
-    if (valid < length)
+    size_t valid = lb_utf8_valid_prefix(text.data, text.length);
+    if (valid < text.length)
         return lb_fail(err, LB_EDATA, "text", "is not UTF-8 at byte %zu", valid);
     size_t count = out->count, offset_count = offsets == NULL ? 0 : offsets->count;
-    lb_encoder encoder = {.tokenizer = tokenizer, .special = (flags & LB_ENCODE_SPECIAL) != 0,
-                          .out = out, .offsets = offsets};
-    encoder.normal[0].mapped = encoder.normal[1].mapped = offsets != NULL;
-    encoder.pre.mapped = offsets != NULL;
-    lb_span span = {length == 0 ? "" : text, length};
-    lb_cache_open(&encoder, length);
-    lb_status status = encode(&encoder, span, (flags & LB_ENCODE_BOS) != 0, err);
+    if (text.length == 0)
+        text.data = "";
+    encoder->raw = text.data;
+    encoder->normal[0].mapped = encoder->normal[1].mapped = offsets != NULL;
+    encoder->pre.mapped = offsets != NULL;
+    lb_cache_open(encoder, text.length);
+    lb_status status = encode(encoder, text, add_bos, err);
     if (status != LB_OK) {
         out->count = count;
         if (offsets != NULL)
             offsets->count = offset_count;
     }
-    lb_encoder_free(&encoder);
+    lb_encoder_free(encoder);
     return status;
+}
+
+lb_status lb_tokenizer_encode_offsets(const lb_tokenizer *tokenizer, const char *text,
+                                      size_t length, unsigned flags, lb_tokens *out,
+                                      lb_offsets *offsets, lb_err *err)
+{
+    lb_encoder encoder = {.tokenizer = tokenizer, .special = (flags & LB_ENCODE_SPECIAL) != 0,
+                          .out = out, .offsets = offsets};
+    return encode_text(&encoder, (lb_span){text, length}, (flags & LB_ENCODE_BOS) != 0, err);
 }
 
 lb_status lb_tokenizer_encode(const lb_tokenizer *tokenizer, const char *text, size_t length,
                               bool special, bool add_bos, lb_tokens *out, lb_err *err)
 {
-    unsigned flags = (special ? LB_ENCODE_SPECIAL : 0u) | (add_bos ? LB_ENCODE_BOS : 0u);
-    return lb_tokenizer_encode_offsets(tokenizer, text, length, flags, out, NULL, err);
+    lb_encoder encoder = {.tokenizer = tokenizer, .special = special, .out = out};
+    return encode_text(&encoder, (lb_span){text, length}, add_bos, err);
+}
+
+lb_status lb_tokenizer_encode_chat(const lb_tokenizer *tokenizer, const char *text, size_t length,
+                                   const lb_range *content, size_t content_count, lb_tokens *out,
+                                   lb_err *err)
+{
+    lb_encoder encoder = {.tokenizer = tokenizer, .special = true,
+                          .content = {content, content_count}, .out = out};
+    return encode_text(&encoder, (lb_span){text, length}, false, err);
 }
 
 /* ---- queries ---- */

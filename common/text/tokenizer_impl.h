@@ -378,6 +378,8 @@ typedef struct lb_cached lb_cached;        /* piece_cache.c */
 typedef struct lb_encoder {    /* one call of lb_tokenizer_encode */
     const lb_tokenizer *tokenizer;
     bool special;
+    lb_ranges content;         /* where special tokens are text; offsets in raw */
+    const char *raw;
     lb_tokens *out;
     lb_offsets *offsets;       /* NULL: not asked for */
     lb_frame frame;            /* what the pieces point into */
