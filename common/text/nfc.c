@@ -243,7 +243,8 @@ lb_status lb_text_nfc(const lb_frame *frame, lb_rewrite *out, bool *changed, lb_
     *changed = false;
     for (size_t at = 0, bytes; good && at < text.length; at += bytes) {
         bytes = 1;
-        if ((uint8_t)text.data[at] < FIRST_BYTE_OF_MARKS || is_inert(lb_utf8_at(text, at, &bytes))) {
+        if ((uint8_t)text.data[at] < FIRST_BYTE_OF_MARKS ||
+            is_inert(lb_utf8_at(text, at, &bytes))) {
             if (((uint8_t)text.data[at] & 0xC0) != 0x80)
                 last = at;
             continue;

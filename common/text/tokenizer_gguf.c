@@ -16,7 +16,8 @@
 enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_UNUSED = 5 };
 
 #define BYTE_LEVEL(regex) \
-    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":" regex "}"
+    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"                \
+    "\"use_regex\":" regex "}"
 #define SEQUENCE(first) \
     "{\"type\":\"Sequence\",\"pretokenizers\":[" first "]}"
 #define SPLIT(digits)                                                                         \

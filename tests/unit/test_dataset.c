@@ -125,7 +125,7 @@ static void test_row_errors(void **state)
         {"{\"prompt_ids\":[1000]}", "below", "prompt_ids", true},
         {"{\"prompt\":\"a\",\"answer\":12}", "line 1", "answer", true},
         {"{\"prompt\":\"a\",\"answer\":\"1\\u0000\"}", "line 1", "answer", true},
-        {"{\"prompt\":\"a z\"}", "line 1", "text", true},
+        {"{\"prompt\":\"\"}", "line 1", "prompt", false},
         {"{\"prompt\":\"a\",\"completion\":3}", "line 1", "completion", true},
         {"{\"prompt\":\"a\",\"completion\":\"\"}", "line 1", "completion", true},
         {"{\"prompt\":\"a\",\"completion_ids\":[1000]}", "below", "completion_ids", true},
