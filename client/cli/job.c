@@ -13,25 +13,49 @@
 #define DATA_MAX (64u << 20)
 #define PATH_BYTES 512
 
+static void show_number(const lb_json *metrics, const char *key, const char *unit, lb_buf *out)
+{
+    const lb_json *value = lb_json_get(metrics, key);
+    if (lb_json_is_number(value))
+        lb_buf_printf(out, "%-11s %.5g%s\n", key, lb_json_number(value), unit);
+}
+
+/* How far the figures of student and teacher can be trusted. */
+static void show_noise(const lb_json *handshake, lb_buf *out)
+{
+    const lb_json *probe = lb_json_get(handshake, "probe");
+    if (lb_json_is_object(probe))
+        lb_buf_printf(out, "noise       teacher %.3g, sampler %.3g nats over %lld probe tokens\n",
+                      lb_json_number(lb_json_get(probe, "teacher_noise")),
+                      lb_json_number(lb_json_get(probe, "sampler_noise")),
+                      (long long)lb_json_integer(lb_json_get(probe, "tokens")));
+}
+
 static void show_job(const lb_json *job, lb_buf *out)
 {
-    const lb_json *own = lb_json_get(job, "limbeck");
+    const lb_json *own = lb_json_get(job, "limbeck"), *method = lb_json_get(job, "method");
     const lb_json *metrics = lb_json_get(own, "metrics");
     const lb_json *error = lb_json_get(job, "error");
-    lb_buf_printf(out, "id          %s\nstatus      %s\nmodel       %s\nstep        %lld of %lld\n"
-                       "adapter     %s\n",
-                  lb_cli_text(job, "id"), lb_cli_text(job, "status"), lb_cli_text(job, "model"),
+    const char *type = lb_cli_text(method, "type");
+    const lb_json *teacher = lb_json_get(lb_json_get(method, type), "teacher");
+    lb_buf_printf(out, "id          %s\nstatus      %s\nmethod      %s\nmodel       %s\n",
+                  lb_cli_text(job, "id"), lb_cli_text(job, "status"), type,
+                  lb_cli_text(job, "model"));
+    if (lb_json_is_object(teacher))
+        lb_buf_printf(out, "teacher     %s\n", lb_cli_text(teacher, "model"));
+    if (lb_json_is_string(lb_json_get(job, "from_adapter")))
+        lb_buf_printf(out, "from        %s\n", lb_cli_text(job, "from_adapter"));
+    lb_buf_printf(out, "step        %lld of %lld\nadapter     %s\n",
                   (long long)lb_json_integer(lb_json_get(own, "step")),
                   (long long)lb_json_integer(lb_json_get(own, "max_steps")),
                   lb_cli_text(own, "adapter"));
-    if (lb_json_is_number(lb_json_get(metrics, "teacher_kl")))
-        lb_buf_printf(out, "teacher_kl  %.5f\n",
-                      lb_json_number(lb_json_get(metrics, "teacher_kl")));
-    if (lb_json_is_number(lb_json_get(metrics, "accuracy")))
-        lb_buf_printf(out, "accuracy    %.4f\n",
-                      lb_json_number(lb_json_get(metrics, "accuracy")));
+    show_number(metrics, "teacher_kl", " nats a token", out);
+    show_number(metrics, "loss", "", out);
+    show_number(metrics, "accuracy", "", out);
+    show_noise(lb_json_get(own, "handshake"), out);
     if (lb_json_is_object(error))
-        lb_buf_printf(out, "error       %s\n", lb_cli_text(error, "message"));
+        lb_buf_printf(out, "error       %s: %s\n", lb_cli_text(error, "code"),
+                      lb_cli_text(error, "message"));
 }
 
 /* One call whose reply is a job object; shared by show and cancel. */
