@@ -147,7 +147,7 @@ static lb_status run_rewritten(lb_encoder *encoder, size_t step, lb_err *err)
     return status;
 }
 
-/* A tokenizer has at most one step that rewrites, so its buffer is not in use when this runs. */
+/* A tokenizer has at most one step that rewrites, so its buffer is free when this is called. */
 static lb_status prefix_space(lb_encoder *encoder, size_t step, lb_span text, lb_err *err)
 {
     if (text.data[0] == ' ')

@@ -1,242 +1,280 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The tokenizer in a GGUF file's metadata. It is written down as the tokenizer.json that it was
- * made from and read by the one reader there is, so that both ways give the same tokenizer. What
- * the metadata only names (tokenizer.ggml.pre) stands in the table below; source of the names:
- * llama.cpp's converter.
+ * A tokenizer out of a GGUF file's metadata. The file has tokens, their types and merges, but of
+ * the way of splitting only a name, "pre"; what the name stands for is a row below, as in the
+ * tokenizer.json of the family. A name without a row is refused, since a guess would give other
+ * tokens than the model was trained on.
  */
+#include "common/io/gguf.h"
 #include "common/text/tokenizer_impl.h"
 
-#include "common/io/gguf.h"
-
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-/* Types of tokens in tokenizer.ggml.token_type. */
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_UNUSED = 5 };
+#define KEY(name) "tokenizer.ggml." name
+#define WHERE_MAX 64
+#define NAME_MAX 40
 
-#define BYTE_LEVEL(regex) \
-    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"                \
-    "\"use_regex\":" regex "}"
-#define SEQUENCE(first) \
-    "{\"type\":\"Sequence\",\"pretokenizers\":[" first "]}"
-#define SPLIT(digits)                                                                         \
-    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|"              \
-    "[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}" digits "| ?[^\\\\s\\\\p{L}\\\\p{N}]+"  \
-    "[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"                            \
-    "\"behavior\":\"Isolated\",\"invert\":false}"
-
-typedef struct pre_row {
-    const char *name;
-    const char *pre_tokenizer;   /* JSON */
-    bool nfc, ignore_merges, add_bos;
-} pre_row;
-
-static const pre_row pre_rows[] = {
-    {.name = "smollm",
-     .pre_tokenizer = SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":true},"
-                               BYTE_LEVEL("true"))},
-    {.name = "qwen2", .pre_tokenizer = SEQUENCE(SPLIT("") "," BYTE_LEVEL("false")), .nfc = true},
-    {.name = "llama-bpe", .pre_tokenizer = SEQUENCE(SPLIT("{1,3}") "," BYTE_LEVEL("false")),
-     .ignore_merges = true, .add_bos = true},
-    {.name = "gpt-2", .pre_tokenizer = BYTE_LEVEL("true")},
+enum {                     /* tokenizer.ggml.token_type */
+    TYPE_NORMAL = 1,
+    TYPE_UNKNOWN = 2,
+    TYPE_CONTROL = 3,
+    TYPE_USER_DEFINED = 4,
+    TYPE_UNUSED = 5,
+    TYPE_BYTE = 6,
 };
 
-typedef struct source {
-    const lb_gguf *file;
-    const pre_row *pre;
-    lb_err *err;
-} source;
+static const char tekken[] =
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+    "|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-static lb_status find_pre(source *s)
+static const struct family {
+    const char *pre;
+    const char *pattern;
+    bool each_digit;
+    bool nfc;
+    bool ignore_merges;
+    bool add_bos;          /* where the file does not say */
+} families[] = {
+    {.pre = "gpt-2", .pattern = lb_pattern_gpt2},
+    {.pre = "smollm", .pattern = lb_pattern_gpt2, .each_digit = true},
+    {.pre = "qwen2", .pattern = lb_pattern_qwen, .nfc = true},
+    {.pre = "llama-bpe", .pattern = lb_pattern_llama3, .ignore_merges = true, .add_bos = true},
+    {.pre = "tekken", .pattern = tekken, .ignore_merges = true, .add_bos = true},
+};
+
+/* ---- names ---- */
+
+static lb_status read_name(const lb_gguf *file, const char *key, char out[NAME_MAX], lb_err *err)
 {
-    const char *model = NULL, *pre = NULL;
-    size_t model_length = 0, pre_length = 0;
-    lb_status status = lb_gguf_string(s->file, "tokenizer.ggml.model", true, &model,
-                                      &model_length, s->err);
-    if (status == LB_OK && (model_length != 4 || memcmp(model, "gpt2", 4) != 0))
-        status = lb_fail(s->err, LB_EUNSUPPORTED, "tokenizer.ggml.model", "'%.*s' is not "
-                         "supported; gpt2 (byte-level BPE) is. Use the folder with tokenizer.json",
-                         model_length < 40 ? (int)model_length : 40, model);
+    const char *text = NULL;
+    size_t length = 0;
+    lb_status status = lb_gguf_string(file, key, true, &text, &length, err);
     if (status == LB_OK)
-        status = lb_gguf_string(s->file, "tokenizer.ggml.pre", true, &pre, &pre_length, s->err);
-    for (size_t i = 0; status == LB_OK && i < sizeof pre_rows / sizeof *pre_rows; i++) {
-        if (strlen(pre_rows[i].name) == pre_length &&
-            memcmp(pre_rows[i].name, pre, pre_length) == 0)
-            s->pre = &pre_rows[i];
-    }
-    if (status == LB_OK && s->pre == NULL)
-        status = lb_fail(s->err, LB_EUNSUPPORTED, "tokenizer.ggml.pre", "'%.*s' is not known; "
-                         "smollm, qwen2, llama-bpe and gpt-2 are",
-                         pre_length < 40 ? (int)pre_length : 40, pre);
+        snprintf(out, NAME_MAX, "%.*s", (int)(length < NAME_MAX ? length : NAME_MAX), text);
     return status;
 }
 
-static void put(lb_buf *out, const char *json)
+static lb_status find_family(const lb_gguf *file, const struct family **out, lb_err *err)
 {
-    lb_buf_puts(out, json);
+    char name[NAME_MAX] = "";
+    lb_status status = read_name(file, KEY("model"), name, err);
+    if (status != LB_OK)
+        return status;
+    if (strcmp(name, "gpt2") != 0)
+        return lb_fail(err, LB_EUNSUPPORTED, KEY("model"), "the model %s is not implemented; "
+                       "byte-level BPE, gpt2, is", name);
+    status = read_name(file, KEY("pre"), name, err);
+    if (status != LB_OK)
+        return status;
+    for (size_t i = 0; i < sizeof families / sizeof families[0]; i++) {
+        if (strcmp(name, families[i].pre) == 0) {
+            *out = &families[i];
+            return LB_OK;
+        }
+    }
+    return lb_fail(err, LB_EUNSUPPORTED, KEY("pre"), "the pre-tokenizer %s is not implemented",
+                   name);
 }
 
-static void put_text(lb_buf *out, lb_span text)
-{
-    lb_jsonw w = {.out = out};
-    lb_jsonw_string_n(&w, text.data, text.length);
-}
+/* ---- tokens ---- */
 
-static lb_status check_text(const source *s, const char *key, uint64_t index, lb_span text)
-{
-    if (memchr(text.data, '\0', text.length) == NULL &&
-        lb_utf8_valid_prefix(text.data, text.length) == text.length)
-        return LB_OK;
-    return lb_fail(s->err, LB_EDATA, key, "entry %llu is not UTF-8 text without NUL",
-                   (unsigned long long)index);
-}
+typedef struct lb_tokens_reader {
+    const lb_gguf *file;
+    lb_tokenizer *tokenizer;
+    uint64_t count;
+    uint64_t normal_end;   /* beyond the last token that is the model's */
+} lb_tokens_reader;
 
-typedef lb_status (*token_visit)(const source *s, uint64_t id, lb_span text, int64_t type,
-                                 lb_buf *out);
+/* Calls visit for each token that has text. */
+typedef lb_status (*lb_token_visit)(lb_tokens_reader *reader, uint32_t id, lb_span text,
+                                    int64_t type, lb_err *err);
 
-/* A token of the model: all but the padding. */
-static lb_status put_vocab(const source *s, uint64_t id, lb_span text, int64_t type, lb_buf *out)
+static lb_status each_token(lb_tokens_reader *reader, lb_token_visit visit, lb_err *err)
 {
-    (void)s;
-    if (type == TYPE_UNUSED)
-        return LB_OK;
-    put_text(out, text);
-    lb_buf_printf(out, ":%llu,", (unsigned long long)id);
-    return LB_OK;
-}
-
-static lb_status put_added(const source *s, uint64_t id, lb_span text, int64_t type, lb_buf *out)
-{
-    (void)s;
-    if (type != TYPE_CONTROL && type != TYPE_USER && type != TYPE_UNKNOWN)
-        return LB_OK;
-    lb_buf_printf(out, "{\"id\":%llu,\"content\":", (unsigned long long)id);
-    put_text(out, text);
-    lb_buf_printf(out, ",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
-                  "\"normalized\":false,\"special\":%s},",
-                  type == TYPE_USER ? "false" : "true");
-    return LB_OK;
-}
-
-static lb_status each_token(const source *s, token_visit visit, lb_buf *out)
-{
-    static const char key[] = "tokenizer.ggml.tokens", types_key[] = "tokenizer.ggml.token_type";
-    lb_gguf_array tokens, types;
-    lb_status status = lb_gguf_strings(s->file, key, true, &tokens, s->err);
+    lb_gguf_array tokens = {0}, types = {0};
+    lb_status status = lb_gguf_strings(reader->file, KEY("tokens"), true, &tokens, err);
     if (status == LB_OK)
-        status = lb_gguf_integers(s->file, types_key, true, &types, s->err);
-    if (status == LB_OK && (tokens.count != types.count || tokens.count > LB_TOKENIZER_IDS_MAX))
-        status = lb_fail(s->err, LB_EDATA, types_key, "%llu types for %llu tokens; at most %u "
-                         "tokens are supported", (unsigned long long)types.count,
-                         (unsigned long long)tokens.count, LB_TOKENIZER_IDS_MAX);
-    for (uint64_t id = 0; status == LB_OK && tokens.count > 0; id++) {
-        lb_span text = {0};
-        int64_t type = 0;
+        status = lb_gguf_integers(reader->file, KEY("token_type"), true, &types, err);
+    if (status != LB_OK)
+        return status;
+    if (tokens.count > LB_TOKENIZER_IDS_MAX)
+        return lb_fail(err, LB_ETOOBIG, KEY("tokens"), "has %llu entries; at most %u are supported",
+                       (unsigned long long)tokens.count, LB_TOKENIZER_IDS_MAX);
+    if (tokens.count != types.count)
+        return lb_fail(err, LB_EDATA, KEY("token_type"), "has %llu entries for %llu tokens",
+                       (unsigned long long)types.count, (unsigned long long)tokens.count);
+    reader->count = tokens.count;
+    lb_span text = {0};
+    int64_t type = 0;
+    for (uint32_t id = 0; status == LB_OK; id++) {
         if (!lb_gguf_next_string(&tokens, &text.data, &text.length) ||
             !lb_gguf_next_integer(&types, &type))
-            return lb_fail(s->err, LB_EDATA, key, "the list ends early");
-        status = check_text(s, key, id, text);
-        if (status == LB_OK)
-            status = visit(s, id, text, type, out);
+            break;
+        if (type < TYPE_NORMAL || type > TYPE_BYTE)
+            return lb_fail(err, LB_EDATA, KEY("token_type"), "token %u has the type %lld", id,
+                           (long long)type);
+        if (type == TYPE_UNUSED)
+            continue;
+        if (text.length == 0 || text.length > LB_TOKEN_BYTES_MAX ||
+            lb_utf8_valid_prefix(text.data, text.length) < text.length)
+            return lb_fail(err, LB_EDATA, KEY("tokens"), "token %u is no UTF-8 of 1 to %u bytes",
+                           id, LB_TOKEN_BYTES_MAX);
+        status = visit(reader, id, text, type, err);
     }
     return status;
 }
 
-/* Takes the comma behind the last member back. */
-static void close_list(lb_buf *out, const char *end)
+static bool is_added(int64_t type)
 {
-    if (out->status == LB_OK && out->length > 0 && out->data[out->length - 1] == ',')
-        out->length--;
-    put(out, end);
+    return type == TYPE_UNKNOWN || type == TYPE_CONTROL || type == TYPE_USER_DEFINED;
 }
 
-static lb_status put_merges(const source *s, lb_buf *out)
+static lb_status note_end(lb_tokens_reader *reader, uint32_t id, lb_span text, int64_t type,
+                          lb_err *err)
 {
-    static const char key[] = "tokenizer.ggml.merges";
-    lb_gguf_array merges;
-    lb_status status = lb_gguf_strings(s->file, key, true, &merges, s->err);
-    lb_span text = {0};
-    put(out, "\"merges\":[");
-    for (uint64_t i = 0; status == LB_OK && lb_gguf_next_string(&merges, &text.data, &text.length);
-         i++) {
-        status = check_text(s, key, i, text);
-        put_text(out, text);
-        put(out, ",");
-    }
-    close_list(out, "]");
-    return status;
-}
-
-/* The token that is put before a text, as TemplateProcessing. */
-static lb_status put_bos(const source *s, lb_buf *out)
-{
-    bool add = s->pre->add_bos;
-    uint32_t id = 0;
-    lb_gguf_array tokens;
-    lb_span text = {0};
-    lb_status status = lb_gguf_bool(s->file, "tokenizer.ggml.add_bos_token", false, &add, s->err);
-    if (status != LB_OK || !add) {
-        put(out, "\"post_processor\":null,");
-        return status;
-    }
-    status = lb_gguf_u32(s->file, "tokenizer.ggml.bos_token_id", true, LB_TOKENIZER_IDS_MAX - 1,
-                         &id, s->err);
-    if (status == LB_OK)
-        status = lb_gguf_strings(s->file, "tokenizer.ggml.tokens", true, &tokens, s->err);
-    for (uint64_t i = 0; status == LB_OK && i <= id; i++) {
-        if (!lb_gguf_next_string(&tokens, &text.data, &text.length))
-            status = lb_fail(s->err, LB_EDATA, "tokenizer.ggml.bos_token_id",
-                             "%u is not the id of a token", id);
-    }
-    if (status != LB_OK)
-        return status;
-    put(out, "\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":"
-             "{\"id\":");
-    put_text(out, text);
-    put(out, ",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"special_tokens\":{");
-    put_text(out, text);
-    put(out, ":{\"id\":");
-    put_text(out, text);
-    lb_buf_printf(out, ",\"ids\":[%u],\"tokens\":[", id);
-    put_text(out, text);
-    put(out, "]}}},");
+    (void)text;
+    (void)err;
+    if (!is_added(type))
+        reader->normal_end = (uint64_t)id + 1;
     return LB_OK;
 }
 
-static lb_status put_all(source *s, lb_buf *out)
+/* An added token with an id among the model's own is one of them in tokenizer.json, where their
+ * ids have no holes; one beyond them is not. */
+static lb_status add_normal(lb_tokens_reader *reader, uint32_t id, lb_span text, int64_t type,
+                            lb_err *err)
 {
-    lb_status status = find_pre(s);
+    char bytes[LB_TOKEN_BYTES_MAX];
+    size_t length = 0;
+    lb_vocab *vocab = &reader->tokenizer->vocab;
+    (void)type;
+    if (id >= reader->normal_end)
+        return LB_OK;
+    if (lb_alphabet_decode(text, bytes, &length))
+        return lb_vocab_add(vocab, id, (lb_span){bytes, length}, 0, err);
+    return lb_vocab_add(vocab, id, text, LB_TOKEN_OUTSIDE, err);
+}
+
+static lb_status add_added(lb_tokens_reader *reader, uint32_t id, lb_span text, int64_t type,
+                           lb_err *err)
+{
+    lb_tokenizer *tokenizer = reader->tokenizer;
+    char where[WHERE_MAX];
+    if (!is_added(type))
+        return LB_OK;
+    snprintf(where, sizeof where, KEY("tokens") "[%u]", id);
+    if (tokenizer->raw.count == LB_ADDED_MAX)
+        return lb_fail(err, LB_ETOOBIG, KEY("token_type"), "more than %u tokens are added",
+                       LB_ADDED_MAX);
+    lb_added added = {.id = id, .special = type != TYPE_USER_DEFINED};
+    return lb_added_enter(tokenizer, added, text, false, where, err);
+}
+
+/* ---- merges ---- */
+
+static lb_status add_merges(lb_tokens_reader *reader, lb_err *err)
+{
+    lb_tokenizer *tokenizer = reader->tokenizer;
+    lb_gguf_array list = {0};
+    lb_span text = {0};
+    lb_status status = lb_gguf_strings(reader->file, KEY("merges"), true, &list, err);
     if (status != LB_OK)
         return status;
-    put(out, "{\"added_tokens\":[");
-    status = each_token(s, put_added, out);
-    close_list(out, "],");
-    lb_buf_printf(out, "\"normalizer\":%s,\"pre_tokenizer\":%s,",
-                  s->pre->nfc ? "{\"type\":\"NFC\"}" : "null", s->pre->pre_tokenizer);
-    if (status == LB_OK)
-        status = put_bos(s, out);
-    put(out, "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"ignore_merges\":");
-    put(out, s->pre->ignore_merges ? "true,\"vocab\":{" : "false,\"vocab\":{");
-    if (status == LB_OK)
-        status = each_token(s, put_vocab, out);
-    close_list(out, "},");
-    if (status == LB_OK)
-        status = put_merges(s, out);
-    put(out, "}}");
+    if (list.count > LB_TOKENIZER_MERGES_MAX)
+        return lb_fail(err, LB_ETOOBIG, KEY("merges"), "has %llu entries; at most %u are supported",
+                       (unsigned long long)list.count, LB_TOKENIZER_MERGES_MAX);
+    status = lb_merges_init(&tokenizer->merges, (size_t)list.count, err);
+    for (uint32_t rank = 0;
+         status == LB_OK && lb_gguf_next_string(&list, &text.data, &text.length); rank++) {
+        lb_merge merge = {.rank = rank};
+        const char *space = memchr(text.data, ' ', text.length);
+        size_t left = space == NULL ? 0 : (size_t)(space - text.data);
+        if (space == NULL || lb_utf8_valid_prefix(text.data, text.length) < text.length ||
+            !lb_merge_resolve(&tokenizer->vocab, (lb_span){text.data, left},
+                              (lb_span){space + 1, text.length - left - 1}, &merge))
+            return lb_fail(err, LB_EDATA, KEY("merges"),
+                           "entry %u is no \"a b\" of tokens that make a token", rank);
+        status = lb_merges_put(&tokenizer->merges, merge, err);
+    }
     return status;
+}
+
+/* ---- the whole ---- */
+
+static lb_status set_steps(lb_tokenizer *tokenizer, const struct family *family, lb_err *err)
+{
+    lb_status status = LB_OK;
+    tokenizer->byte_level = true;
+    tokenizer->unknown = LB_NO_TOKEN;
+    tokenizer->ignore_merges = family->ignore_merges;
+    if (family->nfc)
+        tokenizer->normals[tokenizer->normal_count++].kind = LB_NORMAL_NFC;
+    if (family->each_digit)
+        status = lb_add_step(tokenizer, (lb_step){.kind = LB_STEP_EACH_DIGIT}, (lb_span){"", 0},
+                             KEY("pre"), err);
+    if (status == LB_OK)
+        status = lb_add_step(tokenizer, (lb_step){.kind = LB_STEP_REGEX},
+                             (lb_span){family->pattern, strlen(family->pattern)}, KEY("pre"), err);
+    return status;
+}
+
+static lb_status set_bos(lb_tokenizer *tokenizer, const lb_gguf *file, bool add, lb_err *err)
+{
+    bool add_eos = false;
+    uint32_t id = 0;
+    lb_status status = lb_gguf_bool(file, KEY("add_bos_token"), false, &add, err);
+    if (status == LB_OK)
+        status = lb_gguf_bool(file, KEY("add_eos_token"), false, &add_eos, err);
+    if (status == LB_OK && add_eos)
+        return lb_fail(err, LB_EUNSUPPORTED, KEY("add_eos_token"),
+                       "a token after the text is not implemented");
+    if (status != LB_OK || !add)
+        return status;
+    status = lb_gguf_u32(file, KEY("bos_token_id"), true, LB_TOKENIZER_IDS_MAX - 1, &id, err);
+    if (status == LB_OK && !lb_vocab_has(&tokenizer->vocab, id))
+        return lb_fail(err, LB_EDATA, KEY("bos_token_id"), "%u is not a token", id);
+    if (status == LB_OK)
+        tokenizer->bos[tokenizer->bos_count++] = id;
+    return status;
+}
+
+static lb_status fill(lb_tokenizer *tokenizer, const lb_gguf *file, lb_err *err)
+{
+    const struct family *family = NULL;
+    lb_tokens_reader reader = {.file = file, .tokenizer = tokenizer};
+    lb_status status = find_family(file, &family, err);
+    if (status == LB_OK)
+        status = set_steps(tokenizer, family, err);
+    if (status == LB_OK)
+        status = each_token(&reader, note_end, err);
+    if (status == LB_OK)
+        status = lb_vocab_init(&tokenizer->vocab, (size_t)reader.normal_end, err);
+    if (status == LB_OK)
+        status = each_token(&reader, add_normal, err);
+    if (status == LB_OK)
+        status = add_merges(&reader, err);
+    if (status == LB_OK)
+        status = each_token(&reader, add_added, err);
+    if (status == LB_OK)
+        status = lb_added_close(tokenizer, err);
+    if (status == LB_OK)
+        status = set_bos(tokenizer, file, family->add_bos, err);
+    return status == LB_OK ? lb_tokenizer_finish(tokenizer, err) : status;
 }
 
 lb_status lb_tokenizer_from_gguf(const lb_gguf *file, lb_tokenizer **out, lb_err *err)
 {
-    source s = {.file = file, .err = err};
-    lb_buf text = {.limit = LB_TOKENIZER_FILE_MAX};
-    lb_status status = put_all(&s, &text);
-    if (status == LB_OK && text.status != LB_OK)
-        status = lb_fail(err, text.status, "tokenizer.ggml.tokens", "the tokenizer: %s",
-                         lb_status_text(text.status));
-    if (status == LB_OK)
-        status = lb_tokenizer_parse((const char *)text.data, text.length, out, err);
-    lb_buf_free(&text);
-    return status;
+    lb_tokenizer *tokenizer = calloc(1, sizeof *tokenizer);
+    if (tokenizer == NULL)
+        return lb_fail(err, LB_ENOMEM, NULL, "out of memory for a tokenizer");
+    lb_status status = fill(tokenizer, file, err);
+    if (status != LB_OK) {
+        lb_tokenizer_free(tokenizer);
+        return status;
+    }
+    *out = tokenizer;
+    return LB_OK;
 }
