@@ -184,23 +184,49 @@ static lb_status add_text(lb_decoder *decoder, lb_span text, lb_rewrite buffers[
     return status;
 }
 
-lb_status lb_decoder_finish(lb_tokenizer *tokenizer, lb_err *err)
+/* Item of the set of normalised tokens by id, plus 1; NULL: out of memory. */
+static uint32_t *index_normalized(const lb_tokenizer *tokenizer)
+{
+    const lb_added_set *set = &tokenizer->normalized;
+    uint32_t *items = calloc((size_t)tokenizer->vocab.size + 1, sizeof *items);
+    for (uint32_t i = 0; items != NULL && i < set->count; i++)
+        items[set->items[i].id] = i + 1;
+    return items;
+}
+
+/* An added token that is looked for in normalised text is given back so, too. */
+static lb_status add_texts(lb_tokenizer *tokenizer, const uint32_t *normalized,
+                           lb_rewrite buffers[2], lb_err *err)
 {
     lb_decoder *decoder = &tokenizer->decoder;
-    lb_rewrite buffers[2] = {0};
     lb_status status = LB_OK;
-    if (tokenizer->byte_level)
-        return LB_OK;
-    decoder->ends = calloc((size_t)tokenizer->vocab.size + 1, sizeof *decoder->ends);
-    if (decoder->ends == NULL)
-        return lb_fail(err, LB_ENOMEM, "decoder", "out of memory for the texts of tokens");
     decoder->pool.limit = LB_TOKENIZER_FILE_MAX;
     for (uint32_t id = 0; status == LB_OK && id < tokenizer->vocab.size; id++) {
-        status = add_text(decoder, lb_vocab_text(&tokenizer->vocab, id), buffers, err);
+        lb_span text = lb_vocab_text(&tokenizer->vocab, id);
+        if (normalized[id] > 0) {
+            const lb_added *added = &tokenizer->normalized.items[normalized[id] - 1];
+            text = (lb_span){added->text, added->length};
+        }
+        status = add_text(decoder, text, buffers, err);
         decoder->ends[id] = (uint32_t)decoder->pool.length;
     }
     if (status == LB_OK && decoder->pool.status != LB_OK)
         status = lb_fail(err, decoder->pool.status, "decoder", "the texts of tokens are too long");
+    return status;
+}
+
+lb_status lb_decoder_finish(lb_tokenizer *tokenizer, lb_err *err)
+{
+    lb_decoder *decoder = &tokenizer->decoder;
+    lb_rewrite buffers[2] = {0};
+    if (tokenizer->byte_level)
+        return LB_OK;
+    uint32_t *normalized = index_normalized(tokenizer);
+    decoder->ends = calloc((size_t)tokenizer->vocab.size + 1, sizeof *decoder->ends);
+    lb_status status = normalized == NULL || decoder->ends == NULL
+        ? lb_fail(err, LB_ENOMEM, "decoder", "out of memory for the texts of tokens")
+        : add_texts(tokenizer, normalized, buffers, err);
+    free(normalized);
     lb_rewrite_free(&buffers[0]);
     lb_rewrite_free(&buffers[1]);
     return status;

@@ -13,6 +13,7 @@ colons; a .gguf file is compared with the tokenizer.json that follows it after a
 
     compare_tokenizer.py --bin DIR [--megabytes N] [--seed N] [--dump FILE]
 """
+
 import argparse
 import json
 import os
@@ -26,22 +27,73 @@ import unicodedata
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 IN_TREE = [os.path.join(ROOT, "deploy", "quickstart", "models", "student", "tokenizer.json")]
 BATCH = 200
-SHARE_SPECIAL = 4      # one text in so many is compared with special tokens and decoded
+SHARE_SPECIAL = 4  # one text in so many is compared with special tokens and decoded
 
-SCRIPTS = [(0x21, 0x7e)] * 6 + [
-    (0xa1, 0xff), (0x100, 0x24f), (0x250, 0x2ff), (0x370, 0x3ff), (0x400, 0x4ff), (0x531, 0x587),
-    (0x590, 0x5ff), (0x600, 0x6ff), (0x700, 0x7ff), (0x900, 0x97f), (0x980, 0x9ff), (0xb80, 0xbff),
-    (0xc80, 0xdff), (0xe00, 0xeff), (0xf00, 0xfff), (0x1000, 0x109f), (0x10a0, 0x10ff),
-    (0x1100, 0x11ff), (0x1200, 0x137f), (0x13a0, 0x13ff), (0x1780, 0x17ff), (0x1800, 0x18af),
-    (0x1e00, 0x1eff), (0x1f00, 0x1fff), (0x2000, 0x206f), (0x2070, 0x218f), (0x2190, 0x2bff),
-    (0x2e80, 0x303f), (0x3040, 0x30ff), (0x3100, 0x318f), (0x3400, 0x4dbf), (0x4e00, 0x9fff),
-    (0xa000, 0xa4cf), (0xa640, 0xa6ff), (0xac00, 0xd7a3), (0xf900, 0xfaff), (0xfb00, 0xfdff),
-    (0xfe00, 0xfeff), (0xff00, 0xffef), (0x10000, 0x100ff), (0x10300, 0x103ff), (0x11000, 0x1107f),
-    (0x12000, 0x123ff), (0x1d100, 0x1d1ff), (0x1d400, 0x1d7ff), (0x1e900, 0x1e95f),
-    (0x1f000, 0x1f2ff), (0x20000, 0x2a6df), (0x2f800, 0x2fa1f), (0xe0001, 0xe01ef)]
-MARKS = [(0x300, 0x36f), (0x483, 0x487), (0x591, 0x5bd), (0x64b, 0x65f), (0x93c, 0x94d),
-         (0x1dc0, 0x1dff), (0x20d0, 0x20f0), (0x302a, 0x302f), (0x3099, 0x309a), (0xfe20, 0xfe2f),
-         (0x1d165, 0x1d169)]
+SCRIPTS = [(0x21, 0x7E)] * 6 + [
+    (0xA1, 0xFF),
+    (0x100, 0x24F),
+    (0x250, 0x2FF),
+    (0x370, 0x3FF),
+    (0x400, 0x4FF),
+    (0x531, 0x587),
+    (0x590, 0x5FF),
+    (0x600, 0x6FF),
+    (0x700, 0x7FF),
+    (0x900, 0x97F),
+    (0x980, 0x9FF),
+    (0xB80, 0xBFF),
+    (0xC80, 0xDFF),
+    (0xE00, 0xEFF),
+    (0xF00, 0xFFF),
+    (0x1000, 0x109F),
+    (0x10A0, 0x10FF),
+    (0x1100, 0x11FF),
+    (0x1200, 0x137F),
+    (0x13A0, 0x13FF),
+    (0x1780, 0x17FF),
+    (0x1800, 0x18AF),
+    (0x1E00, 0x1EFF),
+    (0x1F00, 0x1FFF),
+    (0x2000, 0x206F),
+    (0x2070, 0x218F),
+    (0x2190, 0x2BFF),
+    (0x2E80, 0x303F),
+    (0x3040, 0x30FF),
+    (0x3100, 0x318F),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xA000, 0xA4CF),
+    (0xA640, 0xA6FF),
+    (0xAC00, 0xD7A3),
+    (0xF900, 0xFAFF),
+    (0xFB00, 0xFDFF),
+    (0xFE00, 0xFEFF),
+    (0xFF00, 0xFFEF),
+    (0x10000, 0x100FF),
+    (0x10300, 0x103FF),
+    (0x11000, 0x1107F),
+    (0x12000, 0x123FF),
+    (0x1D100, 0x1D1FF),
+    (0x1D400, 0x1D7FF),
+    (0x1E900, 0x1E95F),
+    (0x1F000, 0x1F2FF),
+    (0x20000, 0x2A6DF),
+    (0x2F800, 0x2FA1F),
+    (0xE0001, 0xE01EF),
+]
+MARKS = [
+    (0x300, 0x36F),
+    (0x483, 0x487),
+    (0x591, 0x5BD),
+    (0x64B, 0x65F),
+    (0x93C, 0x94D),
+    (0x1DC0, 0x1DFF),
+    (0x20D0, 0x20F0),
+    (0x302A, 0x302F),
+    (0x3099, 0x309A),
+    (0xFE20, 0xFE2F),
+    (0x1D165, 0x1D169),
+]
 WORDS = """the of and to in that Don't I'LL we've it's 'S 'ſ SHE'D they'Re don’t naïve café Straße ffi
 résumé e\u0301 A\u030a o\u0323\u0302 \u0f71\u0f72 \u0344 \u1100\u1161\u11a8 \uac00\u11a8 \u212b \u2126
 日本語 テスト ガギ カ\u3099 한국어 조선말 Привет мир مرحبا بالعالم שלום नमस्ते क्षि தமிழ் ไทย ខ្មែរ ქართული
@@ -50,9 +102,33 @@ résumé e\u0301 A\u030a o\u0323\u0302 \u0f71\u0f72 \u0344 \u1100\u1161\u11a8 \u
 </think> <tool_call> <|begin_of_text|> <|fim_prefix|> <|im_start|>user <s <|<|im_end|>|> \u200b \u200d \ufeff
 http://example.org/a?b=c&d=%20 foo_bar fooBar FOO-BAR x=1;y+=2 // /* */ -> => !== ... ——— “q” «r» §3.6 €9,99
 3.14159 1234567890 0x7fff 1e-9 12 123 1234 100,000 2026-01-02T03:04:05Z a.b.c $HOME ~/x C:\\\\dir""".split()
-SPACES = [" ", " ", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\r\n\r\n", " \n", "\n  ", "\t", "\t\t",
-          " \t ", "\r", "\v", "\f", "\u0085", "\u00a0", "\u2003", "\u2028", "\u2029", "\u3000",
-          "\u180e", " \u00a0 "]
+SPACES = [
+    " ",
+    " ",
+    " ",
+    "  ",
+    "   ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\r\n\r\n",
+    " \n",
+    "\n  ",
+    "\t",
+    "\t\t",
+    " \t ",
+    "\r",
+    "\v",
+    "\f",
+    "\u0085",
+    "\u00a0",
+    "\u2003",
+    "\u2028",
+    "\u2029",
+    "\u3000",
+    "\u180e",
+    " \u00a0 ",
+]
 
 
 def is_assigned(code):
@@ -68,7 +144,7 @@ class Maker:
 
     def character(self, low, high):
         code = self.rng.randint(low, high)
-        if 0xd800 <= code <= 0xdfff or (self.only_assigned and not is_assigned(code)):
+        if 0xD800 <= code <= 0xDFFF or (self.only_assigned and not is_assigned(code)):
             return "x"
         return chr(code)
 
@@ -85,11 +161,11 @@ class Maker:
         if kind < 0.91:
             return str(rng.getrandbits(rng.choice([3, 7, 13, 40, 200])))
         if kind < 0.94:
-            return self.character(0, 0x33fff)
+            return self.character(0, 0x33FFF)
         if kind < 0.96:
-            return self.character(0, 0x10ffff)
+            return self.character(0, 0x10FFFF)
         if kind < 0.98:
-            return "".join(chr(rng.randint(0, 0x1f)) for _ in range(rng.randint(1, 4)))
+            return "".join(chr(rng.randint(0, 0x1F)) for _ in range(rng.randint(1, 4)))
         return rng.choice(" \n=-_.a1é日🤗\u0301\t") * rng.choice([2, 3, 9, 40, 300])
 
     def text(self):
@@ -103,16 +179,19 @@ class Maker:
 
 def sources():
     """Files as text, from the repository and from Python's library, in a fixed order."""
-    folders = [os.path.join(ROOT, name) for name in
-               ("common", "server", "client", "proto", "docs", "tests", "deploy")]
+    folders = [
+        os.path.join(ROOT, name)
+        for name in ("common", "server", "client", "proto", "docs", "tests", "deploy")
+    ]
     folders.append(sysconfig.get_paths()["stdlib"])
     for top in folders:
         for folder, names, files in os.walk(top):
             names[:] = sorted(n for n in names if n not in ("site-packages", "dist-packages"))
             for name in sorted(files):
                 if name.endswith((".c", ".h", ".py", ".md", ".sh", ".yaml", ".cmake")):
-                    with open(os.path.join(folder, name), encoding="utf-8", newline="",
-                              errors="ignore") as file:
+                    with open(
+                        os.path.join(folder, name), encoding="utf-8", newline="", errors="ignore"
+                    ) as file:
                         yield file.read()
 
 
@@ -129,8 +208,17 @@ def make_texts(size, seed, only_assigned):
     while total < size:
         texts.append(maker.text())
         total += len(texts[-1].encode())
-    texts += ["", " ", "  a", "\n", "a" * 100000, " " * 50001, "é" * 30000, "1" * 20000,
-              "".join(texts[len(texts) // 2:])[:400000]]
+    texts += [
+        "",
+        " ",
+        "  a",
+        "\n",
+        "a" * 100000,
+        " " * 50001,
+        "é" * 30000,
+        "1" * 20000,
+        "".join(texts[len(texts) // 2 :])[:400000],
+    ]
     return texts, total
 
 
@@ -167,14 +255,13 @@ def compare(arguments, path, oracle, texts, special):
     oracle.encode_special_tokens = not special
     tokens = wrong = 0
     for start in range(0, len(texts), BATCH):
-        batch = texts[start:start + BATCH]
+        batch = texts[start : start + BATCH]
         for text, want in zip(batch, oracle.encode_batch(batch, add_special_tokens=special)):
             got = next(replies, None)
             if got is None:
                 sys.exit("  FAILED: %s: too few replies" % path)
             tokens += len(want.ids)
-            good = got["tokens"] == want.ids and \
-                got["offsets"] == byte_offsets(text, want.offsets)
+            good = got["tokens"] == want.ids and got["offsets"] == byte_offsets(text, want.offsets)
             if special:
                 good = good and got["text"] == oracle.decode(want.ids, skip_special_tokens=True)
             if not good:
@@ -193,13 +280,20 @@ def show(oracle, text, want, got):
         mine = (got["tokens"][i], got["offsets"][i]) if i < len(got["tokens"]) else None
         if theirs != mine:
             at = want.offsets[min(i, len(pairs) - 1)][0] if pairs else 0
-            print("    token %d: theirs %s, ours %s, near %s" %
-                  (i, theirs, mine, ascii(text[max(0, at - 12):at + 20])))
+            print(
+                "    token %d: theirs %s, ours %s, near %s"
+                % (i, theirs, mine, ascii(text[max(0, at - 12) : at + 20]))
+            )
             return
     decoded = oracle.decode(want.ids, skip_special_tokens=True)
     at = next((i for i, (a, b) in enumerate(zip(decoded, got.get("text", ""))) if a != b), -1)
-    print("    decoded: theirs %s, ours %s" % (ascii(decoded[max(0, at - 9):at + 20]),
-                                               ascii(got.get("text", "")[max(0, at - 9):at + 20])))
+    print(
+        "    decoded: theirs %s, ours %s"
+        % (
+            ascii(decoded[max(0, at - 9) : at + 20]),
+            ascii(got.get("text", "")[max(0, at - 9) : at + 20]),
+        )
+    )
 
 
 def knows_newer(path):
@@ -223,6 +317,7 @@ def main():
             file.writelines(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
         return
     import tokenizers
+
     named = [p for p in os.environ.get("LIMBECK_TOKENIZERS", "").split(":") if p]
     if not named:
         print("  $LIMBECK_TOKENIZERS names none: only the tokenizers in the tree")
@@ -237,16 +332,27 @@ def main():
             continue
         all_points = knows_newer(oracle_path)
         if all_points not in made:
-            made[all_points] = make_texts(int(arguments.megabytes * 1e6), arguments.seed,
-                                          not all_points)
+            made[all_points] = make_texts(
+                int(arguments.megabytes * 1e6), arguments.seed, not all_points
+            )
         texts, size = made[all_points]
         oracle = tokenizers.Tokenizer.from_file(oracle_path)
         tokens, wrong = compare(arguments, path, oracle, texts, False)
         more, worse = compare(arguments, path, oracle, texts[::SHARE_SPECIAL], True)
-        print("  %s: %d texts, %.1f MB, %d tokens%s: %d texts differ; with special tokens %d, %d "
-              "differ" % (os.path.relpath(path, ROOT) if path.startswith(ROOT) else path,
-                          len(texts), size / 1e6, tokens,
-                          "" if all_points else " (assigned characters)", wrong, more, worse))
+        print(
+            "  %s: %d texts, %.1f MB, %d tokens%s: %d texts differ; with special tokens %d, %d "
+            "differ"
+            % (
+                os.path.relpath(path, ROOT) if path.startswith(ROOT) else path,
+                len(texts),
+                size / 1e6,
+                tokens,
+                "" if all_points else " (assigned characters)",
+                wrong,
+                more,
+                worse,
+            )
+        )
         failed = failed or wrong + worse > 0
     if failed:
         sys.exit("  FAILED: tokens, offsets or texts differ")
