@@ -46,6 +46,7 @@ int lb_cmd_tokenize(int argc, char **argv);
 int lb_cmd_score(int argc, char **argv);
 int lb_cmd_generate(int argc, char **argv);
 int lb_cmd_eval(int argc, char **argv);
+int lb_cmd_doctor(int argc, char **argv);
 int lb_cmd_version(int argc, char **argv);
 
 /* Prints "limbeck: MESSAGE (field: F)" and returns the exit code of err->status. */

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The examination of a model folder: which of its parts are there, and which are supported.
+ */
+#include "client/cli/doctor.h"
+#include "common/io/config.h"
+#include "common/io/file.h"
+#include "common/io/safetensors.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TEXT_MAX ((size_t)16 << 20)
+#define SHARDS_MAX 512u
+#define POSITIONS_SERVED 32768u
+
+static const char *family_name(lb_family family)
+{
+    static const char *const names[] = {[LB_FAMILY_LLAMA] = "llama", [LB_FAMILY_QWEN2] = "qwen2",
+                                        [LB_FAMILY_QWEN3] = "qwen3"};
+    return names[family];
+}
+
+static void fail(lb_doctor *doctor, const char *subject, const lb_err *err)
+{
+    lb_doctor_find(doctor, LB_VERDICT_FAIL, subject, "%s%s%s", err->field,
+                   err->field[0] ? ": " : "", err->message);
+}
+
+static bool check_config(const char *dir, lb_doctor *doctor, lb_model_config *config)
+{
+    lb_err err = {0};
+    if (lb_config_load(dir, config, &err) != LB_OK) {
+        fail(doctor, "config", &err);
+        return false;
+    }
+    lb_doctor_find(doctor, LB_VERDICT_OK, "config",
+                   "%s: %u layers of %u, %u heads of %u (%u for keys and values), vocab %u, %s",
+                   family_name(config->family), config->layers, config->hidden, config->heads,
+                   config->head_dim, config->kv_heads, config->vocab,
+                   config->tied ? "tied" : "not tied");
+    bool cut = config->max_positions > POSITIONS_SERVED;
+    lb_doctor_find(doctor, cut ? LB_VERDICT_NOTE : LB_VERDICT_OK, "context", "%u tokens%s",
+                   config->max_positions, cut ? ", of which 32768 are served" : "");
+    lb_doctor_measure(doctor, "context_tokens", config->max_positions);
+    lb_doctor_measure(doctor, "vocab", config->vocab);
+    if (config->eos_count == 0)
+        lb_doctor_find(doctor, LB_VERDICT_NOTE, "stop ids",
+                       "none in config.json or generation_config.json: nothing ends a completion");
+    else
+        lb_doctor_find(doctor, LB_VERDICT_OK, "stop ids", "%u, the first is %u", config->eos_count,
+                       config->eos[0]);
+    return true;
+}
+
+static void check_tokenizer(const char *dir, const lb_model_config *config, lb_doctor *doctor)
+{
+    lb_err err = {0};
+    lb_tokenizer *tokenizer = NULL;
+    char path[LB_PATH_MAX];
+    if (lb_path_join(path, sizeof path, dir, "tokenizer.json", NULL) == LB_OK &&
+        !lb_path_is_file(path)) {
+        lb_doctor_find(doctor, LB_VERDICT_NOTE, "tokenizer",
+                       "no tokenizer.json: prompts have to be ids");
+        return;
+    }
+    if (lb_tokenizer_load(dir, &tokenizer, &err) != LB_OK) {
+        fail(doctor, "tokenizer", &err);
+        return;
+    }
+    size_t size = lb_tokenizer_size(tokenizer);
+    lb_doctor_find(doctor, LB_VERDICT_OK, "tokenizer", "%zu ids, sha256 %s", size,
+                   lb_tokenizer_digest(tokenizer));
+    lb_doctor_measure(doctor, "tokenizer_ids", (double)size);
+    if (config && size > config->vocab)
+        lb_doctor_find(doctor, LB_VERDICT_FAIL, "tokenizer",
+                       "its ids reach %zu, the model's vocabulary has %u", size - 1, config->vocab);
+    for (uint32_t i = 0; config && i < config->eos_count; i++) {
+        if (!lb_tokenizer_has_text(tokenizer, config->eos[i]))
+            lb_doctor_find(doctor, LB_VERDICT_NOTE, "tokenizer", "it does not know the stop id %u",
+                           config->eos[i]);
+    }
+    lb_tokenizer_free(tokenizer);
+}
+
+/* chat_template.jinja, or the member of tokenizer_config.json: a string, or a list by name. */
+static void check_template(const char *dir, lb_doctor *doctor)
+{
+    char path[LB_PATH_MAX];
+    lb_buf text = {0};
+    lb_json *json = NULL;
+    const char *where = NULL;
+    if (lb_path_join(path, sizeof path, dir, "chat_template.jinja", NULL) == LB_OK &&
+        lb_path_is_file(path))
+        where = "chat_template.jinja";
+    if (!where && lb_path_join(path, sizeof path, dir, "tokenizer_config.json", NULL) == LB_OK &&
+        lb_file_read(path, TEXT_MAX, &text, NULL) == LB_OK &&
+        lb_json_parse((const char *)text.data, text.length, &json, NULL) == LB_OK) {
+        const lb_json *node = lb_json_get(json, "chat_template");
+        if (node && (lb_json_is_string(node) || lb_json_is_array(node)))
+            where = "tokenizer_config.json";
+    }
+    if (where)
+        lb_doctor_find(doctor, LB_VERDICT_OK, "chat template", "in %s", where);
+    else
+        lb_doctor_find(doctor, LB_VERDICT_NOTE, "chat template",
+                       "none: prompts have to be texts or ids");
+    lb_json_free(json);
+    lb_buf_free(&text);
+}
+
+/* ---- weights ---- */
+
+typedef struct weights {
+    size_t files, tensors;
+    uint64_t parameters, bytes;
+    uint64_t by_dtype[LB_ST_U64 + 1];
+    bool head;                 /* a separate lm_head.weight */
+} weights;
+
+static lb_status count_file(const char *path, weights *w, lb_err *err)
+{
+    lb_mapping mapping = {0};
+    lb_safetensors *file = NULL;
+    lb_status status = lb_file_map(path, &mapping, err);
+    if (status == LB_OK)
+        status = lb_safetensors_open(mapping.data, mapping.length, LB_SAFETENSORS_HEADER_MAX, &file,
+                                     err);
+    for (size_t i = 0; status == LB_OK && i < lb_safetensors_count(file); i++) {
+        const lb_st_tensor *t = lb_safetensors_at(file, i);
+        uint64_t count = t->bytes / lb_st_dtype_size(t->dtype);
+        w->tensors++;
+        w->parameters += count;
+        w->bytes += t->bytes;
+        w->by_dtype[t->dtype] += count;
+        w->head |= strcmp(t->name, "lm_head.weight") == 0;
+    }
+    w->files += status == LB_OK;
+    lb_safetensors_close(file);
+    lb_file_unmap(&mapping);
+    return status;
+}
+
+typedef struct shard_walk {
+    const char *dir;
+    weights *weights;
+    const char *seen[SHARDS_MAX];      /* into the index */
+    lb_err *err;
+} shard_walk;
+
+static lb_status count_named(const char *dir, const char *name, weights *w, lb_err *err)
+{
+    char path[LB_PATH_MAX];
+    lb_status status = lb_path_join(path, sizeof path, dir, name, err);
+    return status == LB_OK ? count_file(path, w, err) : status;
+}
+
+/* A member of the index's weight_map, tensor to file: each file is counted once. */
+static lb_status walk_shard(void *arg, const char *tensor, const lb_json *value)
+{
+    shard_walk *walk = arg;
+    const char *name = lb_json_string(value);
+    if (!name || strchr(name, '/'))
+        return lb_fail(walk->err, LB_EDATA, "weight_map", "the file of %.100s has no plain name",
+                       tensor);
+    for (size_t i = 0; i < walk->weights->files; i++) {
+        if (strcmp(walk->seen[i], name) == 0)
+            return LB_OK;
+    }
+    if (walk->weights->files == SHARDS_MAX)
+        return lb_fail(walk->err, LB_ETOOBIG, "weight_map", "it names more than %u files",
+                       SHARDS_MAX);
+    walk->seen[walk->weights->files] = name;
+    return count_named(walk->dir, name, walk->weights, walk->err);
+}
+
+/* The files that a model is loaded from: those of the index, or the single one. */
+static lb_status count_folder(const char *dir, weights *w, lb_err *err)
+{
+    char path[LB_PATH_MAX];
+    lb_buf text = {0};
+    lb_json *index = NULL;
+    const lb_json *map = NULL;
+    lb_status status = lb_path_join(path, sizeof path, dir, "model.safetensors.index.json", err);
+    if (status == LB_OK && !lb_path_is_file(path))
+        return count_named(dir, "model.safetensors", w, err);
+    shard_walk *walk = calloc(1, sizeof *walk);
+    if (!walk)
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for the index");
+    *walk = (shard_walk){.dir = dir, .weights = w, .err = err};
+    if (status == LB_OK)
+        status = lb_file_read(path, TEXT_MAX, &text, err);
+    if (status == LB_OK)
+        status = lb_json_parse((const char *)text.data, text.length, &index, err);
+    if (status == LB_OK)
+        status = lb_json_need_object(index, "", "weight_map", &map, err);
+    if (status == LB_OK)
+        status = lb_json_each(map, walk_shard, walk);
+    free(walk);
+    lb_json_free(index);
+    lb_buf_free(&text);
+    return status;
+}
+
+static void report_dtypes(const weights *w, lb_doctor *doctor)
+{
+    for (int d = 0; d <= LB_ST_U64; d++) {
+        if (w->by_dtype[d] == 0)
+            continue;
+        bool known = d == LB_ST_F32 || d == LB_ST_BF16 || d == LB_ST_F16;
+        lb_doctor_find(doctor, known ? LB_VERDICT_OK : LB_VERDICT_FAIL, "dtype",
+                       "%s: %" PRIu64 " values%s", lb_st_dtype_name((lb_st_dtype)d),
+                       w->by_dtype[d], known ? "" : ", which is not read");
+    }
+}
+
+static void check_weights(const char *dir, const lb_model_config *config, lb_doctor *doctor)
+{
+    lb_err err = {0};
+    weights w = {0};
+    if (count_folder(dir, &w, &err) != LB_OK) {
+        fail(doctor, "weights", &err);
+        return;
+    }
+    lb_doctor_find(doctor, LB_VERDICT_OK, "weights",
+                   "%" PRIu64 " parameters (%.3g billion) in %zu tensors, %zu files, %.1f MiB",
+                   w.parameters, (double)w.parameters / 1e9, w.tensors, w.files,
+                   (double)w.bytes / 1048576.0);
+    lb_doctor_measure(doctor, "parameters", (double)w.parameters);
+    lb_doctor_measure(doctor, "weight_bytes", (double)w.bytes);
+    report_dtypes(&w, doctor);
+    if (config && !config->tied && !w.head)
+        lb_doctor_find(doctor, LB_VERDICT_FAIL, "weights",
+                       "tie_word_embeddings is false and there is no lm_head.weight");
+    else if (config && config->tied && w.head)
+        lb_doctor_find(doctor, LB_VERDICT_NOTE, "weights",
+                       "tie_word_embeddings is true: lm_head.weight is not used");
+}
+
+lb_status lb_doctor_folder(const char *dir, lb_doctor *doctor, lb_err *err)
+{
+    lb_model_config config = {0};
+    if (!lb_path_is_dir(dir))
+        return lb_fail(err, LB_ENOTFOUND, "DIR", "%.200s is no folder", dir);
+    bool known = check_config(dir, doctor, &config);
+    check_tokenizer(dir, known ? &config : NULL, doctor);
+    check_template(dir, doctor);
+    check_weights(dir, known ? &config : NULL, doctor);
+    return LB_OK;
+}
