@@ -2,6 +2,7 @@
 #include "client/cli/doctor.h"
 #include "client/cli/cli.h"
 #include "common/io/file.h"
+#include "common/io/hub.h"
 
 #include <stdarg.h>
 #include <stdlib.h>
@@ -57,7 +58,7 @@ const lb_finding *lb_doctor_worst(const lb_doctor *doctor, const char *subject)
     return worst;
 }
 
-static void write_json(const lb_doctor *doctor, const char *target, bool folder, lb_buf *out)
+static void write_json(const lb_doctor *doctor, const char *target, bool model, lb_buf *out)
 {
     const lb_finding *worst = lb_doctor_worst(doctor, NULL);
     lb_jsonw w = {.out = out};
@@ -65,7 +66,7 @@ static void write_json(const lb_doctor *doctor, const char *target, bool folder,
     lb_jsonw_key(&w, "target");
     lb_jsonw_string(&w, target);
     lb_jsonw_key(&w, "kind");
-    lb_jsonw_string(&w, folder ? "folder" : "teacher");
+    lb_jsonw_string(&w, model ? "model" : "teacher");
     lb_jsonw_key(&w, "verdict");
     lb_jsonw_string(&w, verdict_names[worst ? worst->verdict : LB_VERDICT_OK]);
     lb_jsonw_key(&w, "findings");
@@ -92,15 +93,14 @@ static void write_json(const lb_doctor *doctor, const char *target, bool folder,
     lb_buf_puts(out, "\n");
 }
 
-static lb_status examine(const char *target, bool folder, lb_doctor_options *o,
+static lb_status examine(const char *target, bool model, lb_doctor_options *o,
                          const char *key_file, lb_doctor *doctor, lb_err *err)
 {
-    char key[KEY_MAX] = "";
-    if (folder)
-        return lb_doctor_folder(target, doctor, err);
-    if (!strstr(target, "://"))
-        return lb_fail(err, LB_EINVAL, "URL|DIR", "'%.200s' is neither a folder nor a URL",
-                       target);
+    char key[KEY_MAX] = "", path[LB_PATH_MAX];
+    if (model) {
+        lb_status status = lb_hub_find(getenv, target, path, sizeof path, err);
+        return status == LB_OK ? lb_doctor_model(path, doctor, err) : status;
+    }
     if (key_file) {
         lb_status status = lb_key_load(key_file, key, sizeof key, err);
         if (status != LB_OK)
@@ -115,7 +115,7 @@ static int run(const char *target, lb_doctor_options *o, const char *key_file, b
 {
     lb_err err = {0};
     lb_buf out = {0};
-    bool folder = lb_path_is_dir(target);
+    bool model = !strstr(target, "://");
     int code = LB_EXIT_OK;
     lb_doctor *doctor = calloc(1, sizeof *doctor);
     if (!doctor) {
@@ -123,12 +123,12 @@ static int run(const char *target, lb_doctor_options *o, const char *key_file, b
         return lb_cli_fail(&err);
     }
     doctor->live = json ? NULL : stdout;
-    if (examine(target, folder, o, key_file, doctor, &err) != LB_OK) {
+    if (examine(target, model, o, key_file, doctor, &err) != LB_OK) {
         code = lb_cli_fail(&err);
     } else {
         const lb_finding *worst = lb_doctor_worst(doctor, NULL);
         if (json)
-            write_json(doctor, target, folder, &out);
+            write_json(doctor, target, model, &out);
         code = lb_cli_print(&out);
         if (code == LB_EXIT_OK && worst && worst->verdict == LB_VERDICT_FAIL)
             code = LB_EXIT_FAILURE;
@@ -152,26 +152,28 @@ int lb_cmd_doctor(int argc, char **argv)
         {.name = "tokens", .type = LB_OPT_STRING, .out = &o.tokens, .value = "IDS",
          .help = "the probe, \"1,2,3\" (default: 24 ids below 200)"},
         {.name = "repeat", .type = LB_OPT_U32, .out = &o.repeat, .min = 2, .max = 1000,
-         .value = "N", .help = "tries for the noise floor (default 8)"},
+         .value = "N", .help = "tries for the noise floor"},
         {.name = "timeout", .type = LB_OPT_U32, .out = &timeout, .min = 1, .max = 3600,
-         .value = "SECONDS", .help = "of one call (default 30)"},
+         .value = "SECONDS", .help = "of one call"},
         {.name = "total", .type = LB_OPT_U32, .out = &total, .min = 1, .max = 86400,
-         .value = "SECONDS", .help = "of the whole examination (default 300)"},
+         .value = "SECONDS", .help = "of the whole examination"},
         {.name = "json", .type = LB_OPT_FLAG, .out = &json, .help = "print JSON"},
     };
     const lb_command_line line = {
         .program = "limbeck doctor",
         .summary = "Examines a teacher by probing it (ours, or one that speaks as vLLM or SGLang\n"
-                   "do), or a model folder by reading it. One line for each finding:\n"
+                   "do), or a model by reading it: a folder, a .gguf file, or ORG/NAME of the\n"
+                   "Hugging Face cache. One line for each finding:\n"
                    "  ok|note|FAIL  subject: what was measured\n"
                    "Code 1: a finding would break a distillation.",
         .examples = "  limbeck doctor http://127.0.0.1:8000\n"
-                    "  limbeck doctor models/student\n",
+                    "  limbeck doctor models/student\n"
+                    "  limbeck doctor model.gguf\n",
         .options = options,
         .option_count = sizeof options / sizeof *options,
         .positional_min = 1,
         .positional_max = 1,
-        .positional = "URL|DIR",
+        .positional = "URL|MODEL",
     };
     int code = LB_EXIT_OK;
     if (!lb_cli_options(&line, argc, argv, &target, &code))

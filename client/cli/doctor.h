@@ -58,11 +58,12 @@ typedef struct lb_doctor_options {
 } lb_doctor_options;
 
 /* Both return LB_OK when the examination took place, whatever it found. Otherwise there was
- * nothing to examine: nobody answers at the URL, the key is refused, DIR is no folder, an option is
- * wrong. */
+ * nothing to examine: nobody answers at the URL, the key is refused, there is no such model, an
+ * option is wrong. */
 LB_NODISCARD lb_status lb_doctor_teacher(const lb_doctor_options *options, lb_doctor *doctor,
                                          lb_err *err);
-LB_NODISCARD lb_status lb_doctor_folder(const char *dir, lb_doctor *doctor, lb_err *err);
+/* path: a folder or a .gguf file. */
+LB_NODISCARD lb_status lb_doctor_model(const char *path, lb_doctor *doctor, lb_err *err);
 
 /* ---- probes: one question, four spellings ---- */
 

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The examination of a model folder: which of its parts are there, and which are supported.
+ * The examination of a model, a folder or a GGUF file: which of its parts are there, which are
+ * supported, and what memory it will take.
  */
 #include "client/cli/doctor.h"
 #include "common/io/config.h"
 #include "common/io/file.h"
+#include "common/io/gguf.h"
 #include "common/io/safetensors.h"
+#include "common/model/memory.h"
+#include "common/text/chat.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -14,6 +18,9 @@
 #define TEXT_MAX ((size_t)16 << 20)
 #define SHARDS_MAX 512u
 #define POSITIONS_SERVED 32768u
+#define TOKENS_SHORT 512u
+#define TOKENS_LONG 4096u
+#define MIB 1048576.0
 
 static const char *family_name(lb_family family)
 {
@@ -59,7 +66,8 @@ static void check_tokenizer(const char *dir, const lb_model_config *config, lb_d
     lb_err err = {0};
     lb_tokenizer *tokenizer = NULL;
     char path[LB_PATH_MAX];
-    if (lb_path_join(path, sizeof path, dir, "tokenizer.json", NULL) == LB_OK &&
+    if (!lb_path_is_gguf(dir) &&
+        lb_path_join(path, sizeof path, dir, "tokenizer.json", NULL) == LB_OK &&
         !lb_path_is_file(path)) {
         lb_doctor_find(doctor, LB_VERDICT_NOTE, "tokenizer",
                        "no tokenizer.json: prompts have to be ids");
@@ -84,30 +92,18 @@ static void check_tokenizer(const char *dir, const lb_model_config *config, lb_d
     lb_tokenizer_free(tokenizer);
 }
 
-/* chat_template.jinja, or the member of tokenizer_config.json: a string, or a list by name. */
-static void check_template(const char *dir, lb_doctor *doctor)
+static void check_template(const char *model, lb_doctor *doctor)
 {
-    char path[LB_PATH_MAX];
-    lb_buf text = {0};
-    lb_json *json = NULL;
-    const char *where = NULL;
-    if (lb_path_join(path, sizeof path, dir, "chat_template.jinja", NULL) == LB_OK &&
-        lb_path_is_file(path))
-        where = "chat_template.jinja";
-    if (!where && lb_path_join(path, sizeof path, dir, "tokenizer_config.json", NULL) == LB_OK &&
-        lb_file_read(path, TEXT_MAX, &text, NULL) == LB_OK &&
-        lb_json_parse((const char *)text.data, text.length, &json, NULL) == LB_OK) {
-        const lb_json *node = lb_json_get(json, "chat_template");
-        if (node && (lb_json_is_string(node) || lb_json_is_array(node)))
-            where = "tokenizer_config.json";
-    }
-    if (where)
-        lb_doctor_find(doctor, LB_VERDICT_OK, "chat template", "in %s", where);
-    else
+    lb_err err = {0};
+    lb_chat chat;
+    lb_status status = lb_chat_load(model, &chat, &err);
+    if (status == LB_OK)
+        lb_doctor_find(doctor, LB_VERDICT_OK, "chat template", "%s", lb_chat_name(chat.kind));
+    else if (status == LB_ENOTFOUND)
         lb_doctor_find(doctor, LB_VERDICT_NOTE, "chat template",
                        "none: prompts have to be texts or ids");
-    lb_json_free(json);
-    lb_buf_free(&text);
+    else
+        lb_doctor_find(doctor, LB_VERDICT_NOTE, "chat template", "%s", err.message);
 }
 
 /* ---- weights ---- */
@@ -116,6 +112,7 @@ typedef struct weights {
     size_t files, tensors;
     uint64_t parameters, bytes;
     uint64_t by_dtype[LB_ST_U64 + 1];
+    uint64_t by_type[LB_GGUF_BF16 + 1];   /* of a GGUF file */
     bool head;                 /* a separate lm_head.weight */
 } weights;
 
@@ -203,6 +200,39 @@ static lb_status count_folder(const char *dir, weights *w, lb_err *err)
     return status;
 }
 
+static lb_status count_gguf(const char *path, weights *w, lb_err *err)
+{
+    lb_mapping mapping = {0};
+    lb_gguf *file = NULL;
+    lb_status status = lb_file_map(path, &mapping, err);
+    if (status == LB_OK)
+        status = lb_gguf_open(mapping.data, mapping.length, &file, err);
+    for (size_t i = 0; status == LB_OK && i < lb_gguf_count(file); i++) {
+        const lb_gguf_tensor *t = lb_gguf_at(file, i);
+        uint64_t count = 1;
+        for (uint32_t d = 0; d < t->rank; d++)
+            count *= t->shape[d];
+        w->tensors++;
+        w->parameters += count;
+        w->bytes += t->bytes;
+        w->by_type[t->type] += count;
+        w->head |= strcmp(t->name, "output.weight") == 0;
+    }
+    w->files += status == LB_OK;
+    lb_gguf_close(file);
+    lb_file_unmap(&mapping);
+    return status;
+}
+
+static void report_types(const weights *w, lb_doctor *doctor)
+{
+    for (int type = 0; type <= LB_GGUF_BF16; type++) {
+        if (w->by_type[type])
+            lb_doctor_find(doctor, LB_VERDICT_OK, "dtype", "%s: %" PRIu64 " values",
+                           lb_gguf_type_name((lb_gguf_type)type), w->by_type[type]);
+    }
+}
+
 static void report_dtypes(const weights *w, lb_doctor *doctor)
 {
     for (int d = 0; d <= LB_ST_U64; d++) {
@@ -219,17 +249,19 @@ static void check_weights(const char *dir, const lb_model_config *config, lb_doc
 {
     lb_err err = {0};
     weights w = {0};
-    if (count_folder(dir, &w, &err) != LB_OK) {
+    bool gguf = lb_path_is_gguf(dir);
+    if ((gguf ? count_gguf(dir, &w, &err) : count_folder(dir, &w, &err)) != LB_OK) {
         fail(doctor, "weights", &err);
         return;
     }
     lb_doctor_find(doctor, LB_VERDICT_OK, "weights",
                    "%" PRIu64 " parameters (%.3g billion) in %zu tensors, %zu files, %.1f MiB",
                    w.parameters, (double)w.parameters / 1e9, w.tensors, w.files,
-                   (double)w.bytes / 1048576.0);
+                   (double)w.bytes / MIB);
     lb_doctor_measure(doctor, "parameters", (double)w.parameters);
     lb_doctor_measure(doctor, "weight_bytes", (double)w.bytes);
     report_dtypes(&w, doctor);
+    report_types(&w, doctor);
     if (config && !config->tied && !w.head)
         lb_doctor_find(doctor, LB_VERDICT_FAIL, "weights",
                        "tie_word_embeddings is false and there is no lm_head.weight");
@@ -238,14 +270,55 @@ static void check_weights(const char *dir, const lb_model_config *config, lb_doc
                        "tie_word_embeddings is true: lm_head.weight is not used");
 }
 
-lb_status lb_doctor_folder(const char *dir, lb_doctor *doctor, lb_err *err)
+/* ---- memory ---- */
+
+/* Resident size of a process that scored one sequence; 0 when it cannot be told. */
+static double resident(const lb_model_config *config, lb_dtype dtype, bool trainable,
+                       uint32_t tokens)
+{
+    lb_model_options options = {.dtype = dtype, .trainable = trainable};
+    lb_memory_estimate estimate;
+    if (tokens > config->max_positions)
+        tokens = config->max_positions;
+    if (lb_model_estimate_memory(config, &options, tokens, &estimate, NULL) != LB_OK)
+        return 0;
+    return (double)estimate.total_resident;
+}
+
+static void predict_memory(const lb_model_config *config, lb_doctor *doctor)
+{
+    static const struct {
+        lb_dtype dtype;
+        bool trainable;
+        const char *what, *measure;
+    } rows[] = {
+        {LB_F32, false, "teacher, f32", "teacher_f32_bytes"},
+        {LB_BF16, false, "teacher, bf16", "teacher_bf16_bytes"},
+        {LB_F32, true, "worker, f32", "worker_f32_bytes"},
+        {LB_BF16, true, "worker, bf16", "worker_bf16_bytes"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        double least = resident(config, rows[i].dtype, rows[i].trainable, TOKENS_SHORT);
+        double most = resident(config, rows[i].dtype, rows[i].trainable, TOKENS_LONG);
+        if (least <= 0 || most <= 0)
+            continue;
+        lb_doctor_find(doctor, LB_VERDICT_OK, "memory", "%s: %.0f MiB resident for a sequence of "
+                       "%u tokens, %.0f MiB for %u", rows[i].what, least / MIB, TOKENS_SHORT,
+                       most / MIB, TOKENS_LONG);
+        lb_doctor_measure(doctor, rows[i].measure, least);
+    }
+}
+
+lb_status lb_doctor_model(const char *path, lb_doctor *doctor, lb_err *err)
 {
     lb_model_config config = {0};
-    if (!lb_path_is_dir(dir))
-        return lb_fail(err, LB_ENOTFOUND, "DIR", "%.200s is no folder", dir);
-    bool known = check_config(dir, doctor, &config);
-    check_tokenizer(dir, known ? &config : NULL, doctor);
-    check_template(dir, doctor);
-    check_weights(dir, known ? &config : NULL, doctor);
+    if (!lb_path_is_dir(path) && !(lb_path_is_gguf(path) && lb_path_is_file(path)))
+        return lb_fail(err, LB_ENOTFOUND, "MODEL", "%.200s is no folder and no GGUF file", path);
+    bool known = check_config(path, doctor, &config);
+    check_tokenizer(path, known ? &config : NULL, doctor);
+    check_template(path, doctor);
+    check_weights(path, known ? &config : NULL, doctor);
+    if (known)
+        predict_memory(&config, doctor);
     return LB_OK;
 }

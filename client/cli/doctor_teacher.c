@@ -115,6 +115,11 @@ static lb_status try_dialect(lb_peer *peer, lb_dialect dialect, const lb_tokens 
     lb_probe probe = {.prompts = prompt, .count = 1, .k = 1, .temperature = 1};
     size_t values = 0;
     lb_status status = lb_probe_ask(peer, dialect, &probe, &scores, err);
+    if (lb_probe_refused(peer, status)) {    /* perhaps only the alternatives are */
+        lb_scores_free(&scores);
+        probe.k = 0;
+        status = lb_probe_ask(peer, dialect, &probe, &scores, err);
+    }
     for (size_t t = 1; status == LB_OK && t < scores.count; t++)
         values += !isnan(scores.logprob[t]) || !isnan(scores.top[t * scores.width]);
     lb_scores_free(&scores);
@@ -235,7 +240,8 @@ static lb_status find_k(lb_peer *peer, const lb_tokens *prompt, lb_doctor *docto
         else if (granted && given < ladder[i]) {
             cut_at = ladder[i];
             cut_to = given;
-            good = given;
+            /* One of them may be the prompt's own token, which comes besides. */
+            good = given == peer->vocab || given == 0 ? given : given - 1;
             break;
         } else if (granted) {
             good = ladder[i];

@@ -167,7 +167,8 @@ static lb_tokenizer *need(const parts *p)
 /* ---- the same as from tokenizer.json ---- */
 
 #define LEVEL(regex) "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":" regex "}"
-#define SPLIT(digits) "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"behavior\":" \
+#define SPLIT(digits)                                                                         \
+    "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"behavior\":" \
     "\"Isolated\",\"pattern\":{\"Regex\":\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}" \
     "\\\\p{N}]?\\\\p{L}+|" digits "| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+" \
     "|\\\\s+(?!\\\\S)|\\\\s+\"}}," LEVEL("false") "]}"

@@ -23,7 +23,8 @@ static const char *const values[] = {
 #define BIT(i) (1u << (i))
 
 #define HEAD "{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Fuse\"},"
-#define VOCAB "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}"
+#define VOCAB                                                                                 \
+    "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}"
 #define PLAIN HEAD "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
 
 /* What stands before and after the value, the field, and the values that are accepted. */
@@ -52,7 +53,8 @@ static const struct {
      BIT(14)},
     {PLAIN "\"model\":{\"vocab\":{\"a\":0},\"merges\":", "}}", "model.merges", BIT(16)},
     {PLAIN "\"model\":{\"merges\":[],\"vocab\":", "}}", "model.vocab", 0},
-    {PLAIN "\"normalizer\":{\"type\":\"Prepend\",\"prepend\":", "}," VOCAB "}", "normalizer.prepend",
+    {PLAIN "\"normalizer\":{\"type\":\"Prepend\",\"prepend\":", "}," VOCAB "}",
+     "normalizer.prepend",
      BIT(13)},
     {PLAIN "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"x\"},\"content\":",
      "}," VOCAB "}", "normalizer.content", BIT(13)},
@@ -165,8 +167,8 @@ static void test_growth(void **state)
     memset(text, 'a', sizeof text);
     lb_buf_puts(&json, PLAIN "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[");
     for (unsigned i = 0; i < 2; i++) {
-        lb_buf_printf(&json, "%s{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},\"content\":\"",
-                      i > 0 ? "," : "");
+        lb_buf_printf(&json, "%s{\"type\":\"Replace\",\"pattern\":{\"String\":\"a\"},"
+                      "\"content\":\"", i > 0 ? "," : "");
         for (unsigned k = 0; k < 1000; k++)
             lb_buf_puts(&json, "a");
         lb_buf_puts(&json, "\"}");
