@@ -516,6 +516,44 @@ static void test_long_texts(void **state)
     lb_tokenizer_free(tokenizer);
 }
 
+/* SentencePiece's way: no splits, so that a word may be as long as the text. */
+static void test_long_words(void **state)
+{
+    static const char json[] =
+        "{\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"_\"},\"pre_tokenizer\":{\"type\":"
+        "\"Metaspace\",\"replacement\":\"\\u2581\"},"
+        "\"decoder\":{\"type\":\"Sequence\",\"decoders\":["
+        "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\\u2581\"},\"content\":\" \"},"
+        "{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]},"
+        "\"model\":{\"unk_token\":\"?\",\"fuse_unk\":true,\"vocab\":{\"?\":0,\"a\":1,\"aa\":2,"
+        "\"\\u2581\":3,\"\\u2581a\":4},\"merges\":[\"a a\",\"\\u2581 a\"]}}";
+    static const struct {
+        const char *unit;
+        size_t tokens;
+    } rows[] = {{"a", LONG_TEXT / 2 + 2}, {"\xe2\x96\x81", LONG_TEXT / 3 + 2}, {"x", 2},
+                {"aaaa a", LONG_TEXT / 6 * 4 + 2}};
+    (void)state;
+    lb_tokenizer *tokenizer = NULL;
+    lb_err err = {0};
+    lb_buf piece = {0};
+    if (lb_tokenizer_parse(json, strlen(json), &tokenizer, &err) != LB_OK)
+        fail_msg("%s: %s", err.field, err.message);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        size_t count = 0;
+        assert_int_equal(encode_repeated(tokenizer, rows[i].unit, LONG_TEXT, &count, &err), LB_OK);
+        if (count > rows[i].tokens || count + 4 < rows[i].tokens)
+            fail_msg("\"%s\": %zu tokens", rows[i].unit, count);
+    }
+    const uint32_t id = 4;
+    lb_tokenizer_decode(tokenizer, &id, 1, false, &piece);
+    assert_string_equal((const char *)piece.data, "a");
+    lb_buf_clear(&piece);
+    lb_tokenizer_piece(tokenizer, id, &piece);
+    assert_string_equal((const char *)piece.data, " a");
+    lb_buf_free(&piece);
+    lb_tokenizer_free(tokenizer);
+}
+
 static void test_exponential_pattern(void **state)
 {
     (void)state;
@@ -554,6 +592,7 @@ int main(void)
         cmocka_unit_test(test_decode),          cmocka_unit_test(test_digest),
         cmocka_unit_test(test_refusals),        cmocka_unit_test(test_missing_bytes),
         cmocka_unit_test(test_invalid_utf8),    cmocka_unit_test(test_long_texts),
+        cmocka_unit_test(test_long_words),
         cmocka_unit_test(test_exponential_pattern),
         cmocka_unit_test(test_load_names_the_file),
     };
