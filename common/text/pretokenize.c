@@ -126,7 +126,6 @@ static lb_status run_rewritten(lb_encoder *encoder, size_t step, lb_err *err)
     const lb_step *with = &encoder->tokenizer->steps[step];
     lb_frame outer = encoder->frame;
     lb_status status = lb_rewrite_frame(&encoder->pre, &encoder->frame, err);
-    encoder->frame.origin = outer.origin;
     lb_span text = {encoder->frame.data, encoder->frame.length};
     size_t at = 0;
     while (status == LB_OK && with->split && at < text.length) {

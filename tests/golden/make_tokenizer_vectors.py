@@ -48,6 +48,8 @@ TEXTS = [
     "qqqab  qab q",
     "é!e\u0301! \u00c9!",
     "\u2581",
+    "a\u0305\u0301 e\u0301",
+    "ab<s>e\u0301",
     "   \u2581 a",
     "\ufb01 \ud7a3\u11a8 \u0f71\u0f72\u0f74 \u0958",
     "ab" * 40 + " " + "a" * 50 + "日" * 30,
@@ -243,6 +245,9 @@ CONFIGS = {
     "metaspace, always, split": lambda: spelt(pre_tokenizer=metaspace("always", True)),
     "metaspace, never, split": lambda: spelt(
         pre_tokenizer=metaspace("never", True), normalizer=NFC
+    ),
+    "metaspace, first, after NFC": lambda: spelt(
+        pre_tokenizer=metaspace("first", False), normalizer=NFC
     ),
     "metaspace after digits": lambda: spelt(
         pre_tokenizer={"type": "Sequence", "pretokenizers": DIGITS + [metaspace("first", False)]}

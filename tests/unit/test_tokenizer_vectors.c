@@ -216,7 +216,7 @@ static void test_options(void **state)
     lb_err err = {0};
     assert_int_equal(lb_file_read(OPTIONS, VECTORS_BYTES_MAX, &text, &err), LB_OK);
     assert_int_equal(lb_json_parse((const char *)text.data, text.length, &root, &err), LB_OK);
-    assert_true(lb_json_array_size(root) >= 19);
+    assert_true(lb_json_array_size(root) >= 20);
     for (size_t i = 0; i < lb_json_array_size(root); i++) {
         const lb_json *config = lb_json_at(root, i), *rows = item(config, "rows");
         const char *name = lb_json_string(item(config, "name"));
