@@ -37,7 +37,7 @@ static void write_table(const lb_local *local, const lb_tokens *tokens, const fl
         lb_buf text = {0}, quoted = {0};
         lb_jsonw w = {.out = &quoted};
         if (local->tokenizer)
-            lb_tokenizer_decode(local->tokenizer, &tokens->ids[t], 1, false, &text);
+            lb_tokenizer_piece(local->tokenizer, tokens->ids[t], &text);
         lb_jsonw_string_n(&w, text.data ? (const char *)text.data : "", text.length);
         lb_table_cell(&table, "%zu", t);
         lb_table_cell(&table, "%u", tokens->ids[t]);

@@ -29,7 +29,7 @@ static bool spell(writer *v, uint32_t id)
     lb_buf_clear(&v->spelled);
     lb_buf_puts(&v->text, "");
     if (v->tokenizer)
-        lb_tokenizer_decode(v->tokenizer, &id, 1, false, &v->text);
+        lb_tokenizer_piece(v->tokenizer, id, &v->text);
     lb_jsonw w = {.out = &v->spelled};
     lb_jsonw_string_n(&w, v->text.data ? (const char *)v->text.data : "", v->text.length);
     return v->text.length > 0 && v->spelled.status == LB_OK &&
