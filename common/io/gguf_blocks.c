@@ -84,11 +84,11 @@ static void scale_min(const uint8_t *packed, size_t j, float *scale, float *min)
     }
 }
 
-/* { f16 d, dmin; u8 scales[12]; u8 q[128] }: chunks of 64, low nibbles first */
-static void expand_q4_k(const uint8_t *block, float *out)
+/* Chunks of 64 values in q, low nibbles first. Bit j of high[i], if there are such, is the fifth
+ * bit. */
+static void expand_nibbles(const uint8_t *block, const uint8_t *high, const uint8_t *q, float *out)
 {
     float d = half_at(block), dmin = half_at(block + 2);
-    const uint8_t *q = block + 16;
     for (size_t j = 0; j < 8; j++) {
         float scale, min;
         scale_min(block + 4, j, &scale, &min);
@@ -96,27 +96,23 @@ static void expand_q4_k(const uint8_t *block, float *out)
         const uint8_t *chunk = q + j / 2 * SMALL;
         for (size_t i = 0; i < SMALL; i++) {
             unsigned value = j % 2 ? chunk[i] >> 4 : chunk[i] & 15u;
+            if (high)
+                value |= ((high[i] >> j) & 1u) << 4;
             out[j * SMALL + i] = step * (float)value - low;
         }
     }
 }
 
-/* { f16 d, dmin; u8 scales[12]; u8 high[32]; u8 q[128] }: bit j of high[i] is the fifth bit */
+/* { f16 d, dmin; u8 scales[12]; u8 q[128] } */
+static void expand_q4_k(const uint8_t *block, float *out)
+{
+    expand_nibbles(block, NULL, block + 16, out);
+}
+
+/* { f16 d, dmin; u8 scales[12]; u8 high[32]; u8 q[128] } */
 static void expand_q5_k(const uint8_t *block, float *out)
 {
-    float d = half_at(block), dmin = half_at(block + 2);
-    const uint8_t *high = block + 16, *q = block + 48;
-    for (size_t j = 0; j < 8; j++) {
-        float scale, min;
-        scale_min(block + 4, j, &scale, &min);
-        float step = d * scale, low = dmin * min;
-        const uint8_t *chunk = q + j / 2 * SMALL;
-        for (size_t i = 0; i < SMALL; i++) {
-            unsigned value = j % 2 ? chunk[i] >> 4 : chunk[i] & 15u;
-            value |= ((high[i] >> j) & 1u) << 4;
-            out[j * SMALL + i] = step * (float)value - low;
-        }
-    }
+    expand_nibbles(block, block + 16, block + 48, out);
 }
 
 /* { u8 low[128]; u8 high[64]; i8 scales[16]; f16 d }: halves of 128, quarters of 32 in each */
