@@ -202,11 +202,8 @@ static lb_status count_folder(const char *dir, weights *w, lb_err *err)
 
 static lb_status count_gguf(const char *path, weights *w, lb_err *err)
 {
-    lb_mapping mapping = {0};
     lb_gguf *file = NULL;
-    lb_status status = lb_file_map(path, &mapping, err);
-    if (status == LB_OK)
-        status = lb_gguf_open(mapping.data, mapping.length, &file, err);
+    lb_status status = lb_gguf_load(path, &file, err);
     for (size_t i = 0; status == LB_OK && i < lb_gguf_count(file); i++) {
         const lb_gguf_tensor *t = lb_gguf_at(file, i);
         uint64_t count = 1;
@@ -220,7 +217,6 @@ static lb_status count_gguf(const char *path, weights *w, lb_err *err)
     }
     w->files += status == LB_OK;
     lb_gguf_close(file);
-    lb_file_unmap(&mapping);
     return status;
 }
 

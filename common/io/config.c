@@ -364,15 +364,11 @@ static lb_status load_folder(const char *dir, lb_model_config *out, lb_err *err)
 
 static lb_status load_gguf(const char *path, lb_model_config *out, lb_err *err)
 {
-    lb_mapping mapping = {0};
     lb_gguf *file = NULL;
-    lb_status status = lb_file_map(path, &mapping, err);
-    if (status == LB_OK)
-        status = lb_gguf_open(mapping.data, mapping.length, &file, err);
+    lb_status status = lb_gguf_load(path, &file, err);
     if (status == LB_OK)
         status = lb_config_from_gguf(file, out, err);
     lb_gguf_close(file);
-    lb_file_unmap(&mapping);
     return status;
 }
 

@@ -2,6 +2,7 @@
 #include "common/io/gguf.h"
 
 #include "common/base/buf.h"
+#include "common/io/file.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -40,6 +41,7 @@ struct lb_gguf {
     size_t entry_count;
     lb_gguf_tensor *tensors;   /* [tensor_count], by name */
     size_t tensor_count;
+    lb_mapping mapping;        /* of lb_gguf_load; otherwise the bytes are borrowed */
 };
 
 /* ---- reading ---- */
@@ -333,6 +335,23 @@ lb_status lb_gguf_open(const uint8_t *data, size_t length, lb_gguf **out, lb_err
     return LB_OK;
 }
 
+lb_status lb_gguf_load(const char *path, lb_gguf **out, lb_err *err)
+{
+    lb_mapping mapping = {0};
+    lb_status status = lb_file_map(path, &mapping, err);
+    if (status != LB_OK)
+        return status;
+    status = lb_gguf_open(mapping.data, mapping.length, out, err);
+    if (status == LB_OK) {
+        (*out)->mapping = mapping;
+        return LB_OK;
+    }
+    lb_file_unmap(&mapping);
+    if (err)
+        lb_err_wrap(err, "%s", path);
+    return status;
+}
+
 void lb_gguf_close(lb_gguf *file)
 {
     if (!file)
@@ -343,6 +362,7 @@ void lb_gguf_close(lb_gguf *file)
         free((char *)(uintptr_t)file->tensors[i].name);
     free(file->entries);
     free(file->tensors);
+    lb_file_unmap(&file->mapping);
     free(file);
 }
 

@@ -3,7 +3,7 @@
  * lb_gguf - the GGUF container: metadata, tensor table, tensor bytes; and its block formats.
  * Source: ggml's docs/gguf.md and ggml-common.h (block layouts).
  *
- * The reader borrows the bytes (a mapping) and takes versions 2 and 3, little-endian. Refused, with
+ * The reader maps a file, or borrows the bytes of one, and takes versions 2 and 3, little-endian. Refused, with
  * the key or tensor as the error's field: counts over the limits below or beyond the file; strings
  * and arrays past the end; arrays of arrays; duplicate keys and names; an alignment that is no
  * power of two from 8 to 65536; a tensor type outside lb_gguf_type; rows that are no whole blocks;
@@ -42,7 +42,7 @@ typedef struct lb_gguf_tensor {
     lb_gguf_type type;
     uint32_t rank;
     uint64_t shape[LB_GGUF_RANK_MAX];  /* as the file has it: shape[0] is the innermost */
-    const uint8_t *data;           /* into the borrowed bytes */
+    const uint8_t *data;           /* into the file's bytes */
     size_t bytes;
 } lb_gguf_tensor;
 
@@ -53,6 +53,8 @@ typedef struct lb_gguf lb_gguf;
 
 LB_NODISCARD lb_status lb_gguf_open(const uint8_t *data, size_t length, lb_gguf **out,
                                     lb_err *err);
+/* The same of the file at path, whose mapping lives until lb_gguf_close. Messages name the path. */
+LB_NODISCARD lb_status lb_gguf_load(const char *path, lb_gguf **out, lb_err *err);
 void lb_gguf_close(lb_gguf *file);                      /* NULL allowed */
 size_t lb_gguf_count(const lb_gguf *file);              /* tensors */
 const lb_gguf_tensor *lb_gguf_at(const lb_gguf *file, size_t index);   /* by name */

@@ -26,7 +26,6 @@ struct lb_source {
     uint32_t interleaved;      /* head_dim of q and k rows that stand interleaved, or 0 */
     shard *shards;             /* [SHARDS_MAX]; NULL for a GGUF file */
     size_t shard_count;
-    lb_mapping mapping;        /* of the GGUF file */
     lb_gguf *gguf;
 };
 
@@ -163,14 +162,6 @@ static lb_status open_shards(lb_source *l)
     return status;
 }
 
-static lb_status open_gguf(lb_source *l)
-{
-    lb_status status = lb_file_map(l->dir, &l->mapping, l->err);
-    if (status == LB_OK)
-        status = lb_gguf_open(l->mapping.data, l->mapping.length, &l->gguf, l->err);
-    return status;
-}
-
 lb_status lb_source_open(const char *path, const lb_model_config *config, lb_source **out,
                          lb_err *err)
 {
@@ -182,7 +173,7 @@ lb_status lb_source_open(const char *path, const lb_model_config *config, lb_sou
     bool gguf = lb_path_is_gguf(path);
     /* ggml's converter of Llama turns the halves that rotate together into neighbours. */
     source->interleaved = gguf && config->family == LB_FAMILY_LLAMA ? config->head_dim : 0;
-    lb_status status = gguf ? open_gguf(source) : open_shards(source);
+    lb_status status = gguf ? lb_gguf_load(path, &source->gguf, err) : open_shards(source);
     source->dir = NULL;
     source->err = NULL;
     if (status != LB_OK) {
@@ -202,7 +193,6 @@ void lb_source_close(lb_source *source)
         lb_file_unmap(&source->shards[i].mapping);
     }
     lb_gguf_close(source->gguf);
-    lb_file_unmap(&source->mapping);
     free(source->shards);
     free(source);
 }

@@ -211,15 +211,11 @@ static lb_status read_gguf(const lb_gguf *file, const char *name, lb_chat *out, 
 
 static lb_status load_gguf(const char *path, const char *name, lb_chat *out, lb_err *err)
 {
-    lb_mapping mapping = {0};
     lb_gguf *file = NULL;
-    lb_status status = lb_file_map(path, &mapping, err);
-    if (status == LB_OK)
-        status = lb_gguf_open(mapping.data, mapping.length, &file, err);
+    lb_status status = lb_gguf_load(path, &file, err);
     if (status == LB_OK)
         status = read_gguf(file, name, out, err);
     lb_gguf_close(file);
-    lb_file_unmap(&mapping);
     return status;
 }
 
@@ -260,19 +256,15 @@ lb_status lb_chat_load_named(const char *model, const char *name, lb_chat *out, 
 
 static lb_status digest_gguf(const char *path, char out[LB_SHA256_HEX], lb_err *err)
 {
-    lb_mapping mapping = {0};
     lb_gguf *file = NULL;
     const char *text = NULL;
     size_t length = 0;
-    lb_status status = lb_file_map(path, &mapping, err);
-    if (status == LB_OK)
-        status = lb_gguf_open(mapping.data, mapping.length, &file, err);
+    lb_status status = lb_gguf_load(path, &file, err);
     if (status == LB_OK)
         status = lb_gguf_string(file, GGUF_TEMPLATE, false, &text, &length, err);
     if (status == LB_OK && text != NULL)
         status = take_digest(out, text, length, err);
     lb_gguf_close(file);
-    lb_file_unmap(&mapping);
     return status;
 }
 

@@ -296,17 +296,12 @@ static bool ends_with(const char *path, const char *end)
 
 static lb_status load_gguf(const char *path, lb_tokenizer **out, lb_err *err)
 {
-    lb_mapping mapping = {0};
     lb_gguf *file = NULL;
-    lb_status status = lb_file_map(path, &mapping, err);
-    if (status != LB_OK)
-        return status;
-    status = lb_gguf_open(mapping.data, mapping.length, &file, err);
-    if (status == LB_OK)
-        status = lb_tokenizer_from_gguf(file, out, err);
+    lb_status status = lb_gguf_load(path, &file, err);
+    if (status == LB_OK && lb_tokenizer_from_gguf(file, out, err) != LB_OK)
+        status = lb_err_wrap(err, "%s", path);
     lb_gguf_close(file);
-    lb_file_unmap(&mapping);
-    return status == LB_OK ? LB_OK : lb_err_wrap(err, "%s", path);
+    return status;
 }
 
 lb_status lb_tokenizer_load(const char *path, lb_tokenizer **out, lb_err *err)
