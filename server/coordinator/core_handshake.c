@@ -15,8 +15,8 @@ static void answer_refusal(lb_core *core, const lb_core_event *event, const core
                            const lb_err *why)
 {
     char quoted[LB_ERR_MESSAGE_MAX];
-    lb_core_note_f(core, LB_LOG_WARN, "handshake_refused", "job=%s worker=%s field=%s message=%s",
-                   job->row.id, event->worker, why->field,
+    lb_core_note_f(core, LB_LOG_WARN, "handshake_refused", "job=%s field=%s message=%s",
+                   job->row.id, why->field,
                    lb_log_quote(quoted, sizeof quoted, why->message));
     lb_core_answer_refusal(core, event->ticket, lb_status_http(LB_ECONFLICT), REFUSED, why->field,
                            why->message);
@@ -60,57 +60,44 @@ static lb_status pin(lb_core *core, core_job *job, const lb_handshake *found, lb
     return status;
 }
 
-/* A job that has no handshake yet: it is pinned, or the job ends. */
-static void first_handshake(lb_core *core, core_job *job, lb_core_event *event)
+/* Whether the job may be worked on with what was found. pinned: NULL before the first. */
+static lb_status judge(const core_job *job, const lb_core_event *event,
+                       const lb_handshake *pinned, lb_err *why)
 {
+    if (!event->handshake) {
+        *why = event->failure;
+        return LB_ECONFLICT;
+    }
+    lb_status status = lb_handshake_judge(event->handshake, job->config.allow_mismatch, why);
+    if (status == LB_OK && pinned)
+        status = lb_handshake_compare(pinned, event->handshake, why);
+    return status;
+}
+
+/* The first is pinned or ends the job; a later one changes nothing. */
+static void hold(lb_core *core, core_job *job, const lb_core_event *event)
+{
+    bool first = !job->row.handshake[0];
+    lb_handshake pinned = {0};
     lb_err why = {0}, err = {0};
-    lb_buf body = {0};
-    lb_jsonw w = {.out = &body};
-    lb_status judged = event->handshake
-        ? lb_handshake_judge(event->handshake, job->config.allow_mismatch, &why)
-        : LB_ECONFLICT;
-    if (!event->handshake)
-        why = event->failure;
-    lb_status status = judged == LB_OK
-        ? pin(core, job, event->handshake, &err)
-        : lb_core_job_end(core, job, LB_JOB_FAILED, REFUSED, why.message, &err);
+    lb_status judged = LB_OK, status = first ? LB_OK : read_pinned(job, &pinned, &err);
+    if (status == LB_OK)
+        judged = judge(job, event, first ? NULL : &pinned, &why);
+    if (status == LB_OK && first)
+        status = judged == LB_OK
+            ? pin(core, job, event->handshake, &err)
+            : lb_core_job_end(core, job, LB_JOB_FAILED, REFUSED, why.message, &err);
     if (status != LB_OK) {
         lb_core_storage_failed(core, &err);
         lb_core_answer_err(core, event->ticket, &err);
     } else if (judged != LB_OK) {
         answer_refusal(core, event, job, &why);
     } else {
+        lb_buf body = {0};
+        lb_jsonw w = {.out = &body};
         lb_core_view_job(core, job, &w);
         lb_core_answer_json(core, event->ticket, lb_status_http(LB_OK), &body);
     }
-    lb_buf_free(&body);
-}
-
-static void later_handshake(lb_core *core, const core_job *job, const lb_core_event *event)
-{
-    lb_err err = {0};
-    lb_handshake pinned = {0};
-    lb_buf body = {0};
-    lb_jsonw w = {.out = &body};
-    lb_status status = read_pinned(job, &pinned, &err);
-    if (status != LB_OK) {
-        lb_core_answer_err(core, event->ticket, &err);
-        return;
-    }
-    if (event->handshake) {
-        status = lb_handshake_judge(event->handshake, job->config.allow_mismatch, &err);
-        if (status == LB_OK)
-            status = lb_handshake_compare(&pinned, event->handshake, &err);
-    } else {
-        err = event->failure;
-        status = LB_ECONFLICT;
-    }
-    if (status != LB_OK) {
-        answer_refusal(core, event, job, &err);
-        return;
-    }
-    lb_core_view_job(core, job, &w);
-    lb_core_answer_json(core, event->ticket, lb_status_http(LB_OK), &body);
 }
 
 void lb_core_on_handshake(lb_core *core, lb_core_event *event)
@@ -125,10 +112,8 @@ void lb_core_on_handshake(lb_core *core, lb_core_event *event)
         (void)lb_fail(&err, LB_EINVAL, "job", "job %s has no teacher", job->row.id);
     if (err.status != LB_OK)
         lb_core_answer_err(core, event->ticket, &err);
-    else if (job->row.handshake[0])
-        later_handshake(core, job, event);
     else
-        first_handshake(core, job, event);
+        hold(core, job, event);
 }
 
 bool lb_core_needs_handshake(const core_job *job)
