@@ -11,6 +11,7 @@
 #include "common/base/json.h"
 #include "common/base/options.h"
 #include "common/base/status.h"
+#include "common/io/file.h"
 #include "common/model/model.h"
 #include "common/net/client.h"
 #include "common/text/chat.h"
@@ -106,7 +107,7 @@ typedef struct lb_local_options {
 
 #define LB_LOCAL_OPTIONS(o)                                                                     \
     {.name = "model", .type = LB_OPT_STRING, .out = &(o).model, .value = "MODEL",               \
-     .help = "a Hugging Face model folder, or ORG/NAME in its cache (required)"},               \
+     .help = "a Hugging Face folder, ORG/NAME in its cache, or a .gguf file (required)"},       \
     {.name = "adapter", .type = LB_OPT_STRING, .out = &(o).adapter, .value = "DIR",             \
      .help = "a PEFT LoRA folder"},                                                             \
     {.name = "dtype", .type = LB_OPT_STRING, .out = &(o).dtype, .value = "f32|bf16",            \
@@ -116,6 +117,7 @@ typedef struct lb_local_options {
     {.name = "json", .type = LB_OPT_FLAG, .out = &(o).json, .help = "print JSON"}
 
 typedef struct lb_local {
+    char path[LB_PATH_MAX];    /* of the model: --model, found in the cache if it is a name */
     lb_backend *backend;
     lb_model *model;
     lb_adapter *adapter;       /* NULL without --adapter */
@@ -128,8 +130,8 @@ LB_NODISCARD lb_status lb_local_open(const lb_local_options *options, bool with_
 void lb_local_close(lb_local *local);
 /* The chat template of the model, or the one of a name (NULL: the model's). LB_EUNSUPPORTED also
  * when its turns end with a token that does not end a text of the model. */
-LB_NODISCARD lb_status lb_local_load_chat(const lb_local *local, const char *model,
-                                          const char *name, lb_chat *out, lb_err *err);
+LB_NODISCARD lb_status lb_local_load_chat(const lb_local *local, const char *name, lb_chat *out,
+                                          lb_err *err);
 /* "1,2,3" to ids. LB_EINVAL, field "tokens". */
 LB_NODISCARD lb_status lb_parse_token_list(const char *text, lb_tokens *out, lb_err *err);
 

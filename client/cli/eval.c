@@ -146,8 +146,7 @@ static lb_status parse_rows(const eval_options *o, const lb_local *student, cons
     lb_chat chat = {0};
     lb_err no_chat = {0};
     /* Rows without messages need no template, so a failure counts only where one has them. */
-    lb_status found = lb_local_load_chat(student, o->local.model, o->chat_template, &chat,
-                                         &no_chat);
+    lb_status found = lb_local_load_chat(student, o->chat_template, &chat, &no_chat);
     if (o->chat_template && found != LB_OK) {
         if (err)
             *err = no_chat;

@@ -70,7 +70,7 @@ static lb_status encode_chat(const generate_options *o, const lb_local *local, l
     lb_json *messages = NULL;
     if (o->thinking)
         options.thinking = strcmp(o->thinking, "on") == 0 ? LB_THINKING_ON : LB_THINKING_OFF;
-    lb_status status = lb_local_load_chat(local, o->local.model, o->chat_template, &chat, err);
+    lb_status status = lb_local_load_chat(local, o->chat_template, &chat, err);
     if (status == LB_OK)
         status = make_messages(o, &messages, err);
     if (status == LB_OK)

@@ -51,20 +51,19 @@ lb_status lb_local_open(const lb_local_options *options, bool with_tokenizer, lb
 {
     lb_local local = {0};
     lb_model_options model = {0};
-    char path[LB_PATH_MAX];
     if (!options->model)
         return lb_fail(err, LB_EINVAL, "model", "--model DIR is required");
     lb_status status = parse_dtype(options->dtype, &model.dtype, err);
     if (status == LB_OK)
-        status = lb_hub_find(getenv, options->model, path, sizeof path, err);
+        status = lb_hub_find(getenv, options->model, local.path, sizeof local.path, err);
     if (status == LB_OK)
         status = lb_backend_open("cpu", options->threads, NULL, &local.backend, err);
     if (status == LB_OK)
-        status = lb_model_load(local.backend, path, &model, &local.model, err);
+        status = lb_model_load(local.backend, local.path, &model, &local.model, err);
     if (status == LB_OK && options->adapter)
         status = load_adapter(options->adapter, &local, err);
     if (status == LB_OK && with_tokenizer)
-        status = lb_tokenizer_load(path, &local.tokenizer, err);
+        status = lb_tokenizer_load(local.path, &local.tokenizer, err);
     if (status == LB_OK && with_tokenizer)
         status = mark_allowed(&local, err);
     if (status != LB_OK) {
@@ -97,12 +96,11 @@ static lb_status check_end(const lb_chat *chat, const lb_local *local, lb_err *e
                    lb_chat_name(chat->kind), chat->eos);
 }
 
-lb_status lb_local_load_chat(const lb_local *local, const char *model, const char *name,
-                             lb_chat *out, lb_err *err)
+lb_status lb_local_load_chat(const lb_local *local, const char *name, lb_chat *out, lb_err *err)
 {
     lb_chat chat = {0};
-    lb_status status = name ? lb_chat_load_named(model, name, &chat, err)
-                            : lb_chat_load(model, &chat, err);
+    lb_status status = name ? lb_chat_load_named(local->path, name, &chat, err)
+                            : lb_chat_load(local->path, &chat, err);
     if (status == LB_OK)
         status = check_end(&chat, local, err);
     if (status == LB_OK)

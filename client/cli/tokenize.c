@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "client/cli/cli.h"
 
+#include "common/io/hub.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,7 +149,8 @@ int lb_cmd_tokenize(int argc, char **argv)
     tokenize o = {0};
     const lb_option options[] = {
         {.name = "model", .type = LB_OPT_STRING, .out = &o.model, .value = "PATH",
-         .help = "a folder with tokenizer.json, such a file, or a .gguf file (required)"},
+         .help = "a folder with tokenizer.json, such a file, ORG/NAME in the Hugging Face "
+                 "cache, or a .gguf file (required)"},
         {.name = "special", .type = LB_OPT_FLAG, .out = &o.special,
          .help = "text such as <|im_end|> becomes that token"},
         {.name = "bos", .type = LB_OPT_FLAG, .out = &o.bos,
@@ -172,11 +175,14 @@ int lb_cmd_tokenize(int argc, char **argv)
     if (!lb_cli_options(&line, argc, argv, NULL, &code))
         return code;
     lb_err err = {0};
+    char path[LB_PATH_MAX];
     lb_status status = LB_OK;
     if (!o.model)
         status = lb_fail(&err, LB_EINVAL, "model", "--model is required");
     if (status == LB_OK)
-        status = lb_tokenizer_load(o.model, &o.tokenizer, &err);
+        status = lb_hub_find(getenv, o.model, path, sizeof path, &err);
+    if (status == LB_OK)
+        status = lb_tokenizer_load(path, &o.tokenizer, &err);
     if (status == LB_OK)
         status = o.jsonl ? all_lines(&o, &err) : whole_input(&o, &err);
     lb_tokenizer_free(o.tokenizer);

@@ -120,7 +120,7 @@ int main(int argc, char **argv)
     lb_log_level least = LB_LOG_INFO;
     const lb_option options[] = {
         {.name = "model", .type = LB_OPT_STRING, .out = &config.model_dir, .value = "MODEL",
-         .help = "a Hugging Face model folder, or ORG/NAME in its cache (required)"},
+         .help = "a Hugging Face folder, ORG/NAME in its cache, or a .gguf file (required)"},
         {.name = "name", .type = LB_OPT_STRING, .out = &config.name, .value = "NAME",
          .help = "the model's name on the wire (default: the folder's, or ORG/NAME)"},
         {.name = "listen", .type = LB_OPT_STRING, .out = &config.listen, .value = "HOST:PORT",

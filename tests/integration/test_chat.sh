@@ -37,6 +37,16 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 ' }}{% endif %}" >"$student/chat_template.jinja"
 check "chat: the model's own template gives the same tokens" "$named" "$(ids --chat --prompt '1+1=')"
 
+# A model named as on the hub has its template in the cache, too.
+export HF_HUB_CACHE="$tmp/cache"
+mkdir -p "$HF_HUB_CACHE/models--org--student/refs" "$HF_HUB_CACHE/models--org--student/snapshots"
+printf main1 >"$HF_HUB_CACHE/models--org--student/refs/main"
+ln -s "$student" "$HF_HUB_CACHE/models--org--student/snapshots/main1"
+check "chat: a model of the Hugging Face cache, by name" "$named" \
+  "$("$bin/limbeck" generate --model org/student --max-tokens 1 --temperature 0 --json --chat --prompt '1+1=' 2>"$tmp/cli.txt" | grep -o '"prompt_tokens":\[[^]]*\]')"
+check "chat: its tokenizer, by name" "$("$bin/limbeck" tokenize --model "$student" <<<'1+1=')" \
+  "$("$bin/limbeck" tokenize --model org/student <<<'1+1=' 2>"$tmp/cli.txt")"
+
 plain=$(ids --chat --chat-template chatml --system s --prompt q)
 end=$(printf '%s' "$plain" | grep -o '\b317\b' | wc -l)
 check "chat: each message ends with the end token" 2 "$end"
