@@ -5,9 +5,9 @@
  *
  * The reader maps a file, or borrows the bytes of one, and takes versions 2 and 3, little-endian.
  * Refused, with the key or tensor as the error's field: counts over the limits below or beyond the
- * file; strings and arrays past the end; arrays of arrays; duplicate keys and names; an alignment that is no
- * power of two from 8 to 65536; a tensor type outside lb_gguf_type; rows that are no whole blocks;
- * sizes that overflow; tensors that are misaligned, overlap or end past the file.
+ * file; strings and arrays past the end; arrays of arrays; duplicate keys and names; an alignment
+ * that is no power of two from 8 to 65536; a tensor type outside lb_gguf_type; rows that are no
+ * whole blocks; sizes that overflow; tensors that are misaligned, overlap or end past the file.
  */
 #ifndef LB_COMMON_IO_GGUF_H
 #define LB_COMMON_IO_GGUF_H
