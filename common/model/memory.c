@@ -36,8 +36,9 @@ static size_t weight_bytes(const lb_model_config *c, const lb_model_options *o)
 {
     unsigned flags = LB_WEIGHT_FORWARD | (o->trainable ? LB_WEIGHT_BACKWARD : 0u);
     size_t bytes = vector_bytes(c->hidden) + c->layers * layer_bytes(c, o->dtype, flags);
-    bytes += lb_weight_packed_bytes(c->vocab, c->hidden, o->dtype, flags);
-    return bytes + lb_weight_packed_bytes(c->vocab, c->hidden, o->dtype, LB_WEIGHT_ROWS);
+    if (!c->tied)
+        bytes += lb_weight_packed_bytes(c->vocab, c->hidden, o->dtype, LB_WEIGHT_FORWARD);
+    return bytes + lb_weight_packed_bytes(c->vocab, c->hidden, o->dtype, flags);
 }
 
 /* ---- the arena ---- */
@@ -113,8 +114,8 @@ lb_status lb_model_estimate_memory(const lb_model_config *config, const lb_model
     if (chunk > LB_MODEL_MAX_TOKENS_LIMIT)
         return lb_fail(err, LB_EINVAL, "max_tokens", "%zu rows a pass are more than %u", chunk,
                        LB_MODEL_MAX_TOKENS_LIMIT);
-    if (options->dtype != LB_F32 && options->dtype != LB_BF16)
-        return lb_fail(err, LB_EINVAL, "dtype", "weights are f32 or bf16");
+    if (options->dtype == LB_I32)
+        return lb_fail(err, LB_EINVAL, "dtype", "weights are f32, bf16, fast or int8");
     lb_memory_estimate e = {
         .weights = weight_bytes(config, options),
         .rope = positions * config->head_dim * sizeof(float),

@@ -198,7 +198,7 @@ static lb_status load_all(loader *l)
     const lb_model_config *c = &m->config;
     unsigned head = LB_WEIGHT_FORWARD | (m->options.trainable ? LB_WEIGHT_BACKWARD : 0u);
     lb_status status = load_matrix(l, "model.embed_tokens.weight", c->vocab, c->hidden,
-                                   LB_WEIGHT_ROWS | (c->tied ? head : 0u), &m->embedding);
+                                   c->tied ? head : LB_WEIGHT_FORWARD, &m->embedding);
     if (status == LB_OK && !c->tied)
         status = load_matrix(l, "lm_head.weight", c->vocab, c->hidden, head, &m->unembedding);
     if (status == LB_OK)

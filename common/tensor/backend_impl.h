@@ -12,21 +12,44 @@
 #include "common/tensor/ops.h"
 #include "common/tensor/tensor.h"
 
-/* A frozen matrix [n, k]. Packings that were not asked for are NULL. A packing of [n, k] is panels
- * of LB_PANEL columns: element (row, column) at ((row / P) * k + column) * P + row % P, rows padded
- * with zeros to whole panels. */
+/* A frozen matrix [n, k]. A packing that was not asked for is NULL. A packing of [n, k] is panels of
+ * LB_PANEL rows, padded with zeros: the panel's columns come in groups of 4 bytes a row (1 of f32,
+ * 2 of 16 bits, 4 of 8), so that group g of row r is at (r / P * groups + g) * P + r % P. */
 #define LB_PANEL 32u
+#define LB_GROUP_BYTES 4u
 
 struct lb_weight {
     lb_dtype stored;
     size_t n, k;
     unsigned flags;
-    void *forward;     /* [n / P][k][P]: products x W^T */
-    void *backward;    /* [k / P][n][P]: products dy W */
-    void *rows;        /* [n, k] row-major, for lb_embed */
+    void *forward;     /* panels of [n, k]: products x W^T, and lb_embed */
+    void *backward;    /* panels of [k, n]: products dy W */
+    float *scales;     /* of integers: [n / P][blocks of k][P] */
+    int32_t *sums;     /* of 8-bit integers, same shape: -128 times the sum of the block */
     size_t bytes;
     const lb_backend *backend;
 };
+
+static inline size_t lb_panel_groups(lb_dtype stored, size_t depth)
+{
+    size_t group = LB_GROUP_BYTES / lb_dtype_size(stored);
+    return (depth + group - 1) / group;
+}
+
+static inline size_t lb_panel_bytes(lb_dtype stored, size_t depth)
+{
+    return lb_panel_groups(stored, depth) * LB_PANEL * LB_GROUP_BYTES;
+}
+
+static inline size_t lb_quant_blocks(size_t k)
+{
+    return (k + LB_QUANT_BLOCK - 1) / LB_QUANT_BLOCK;
+}
+
+static inline bool lb_dtype_is_integer(lb_dtype stored)
+{
+    return stored == LB_INT16 || stored == LB_INT8;
+}
 
 /* The three f32 products differ in how A and B are read. */
 typedef enum lb_gemm_kind { LB_GEMM_NT, LB_GEMM_NN, LB_GEMM_TN } lb_gemm_kind;
@@ -70,8 +93,7 @@ typedef struct lb_backend_table {
     lb_status (*weight_pack)(void *self, lb_weight *weight, const lb_row_source *source);
     void (*weight_drop)(void *self, lb_weight *weight);
     lb_status (*embed)(void *self, lb_tensor out, const lb_weight *table, const uint32_t *ids);
-    lb_status (*linear)(void *self, lb_tensor out, lb_tensor x, const lb_weight *w,
-                        lb_tensor bias);
+    lb_status (*linear)(void *self, lb_tensor x, const lb_linear_out *outs, size_t count);
     lb_status (*linear_backward)(void *self, lb_tensor dx, lb_tensor dy, const lb_weight *w,
                                  bool accumulate);
     lb_status (*rmsnorm)(void *self, lb_tensor out, lb_tensor x, lb_tensor gain, float eps);

@@ -216,7 +216,10 @@ lb_status lb_weight_pack(lb_backend *backend, size_t n, size_t k, const lb_row_s
         !lb_size_mul(rows, cols, &bytes) || bytes > SIZE_MAX / 16)
         return lb_fail(err, LB_EINVAL, NULL, "%zu x %zu is no shape for a weight", n, k);
     if (stored == LB_I32)
-        return lb_fail(err, LB_EINVAL, NULL, "weights are f32 or bf16");
+        return lb_fail(err, LB_EINVAL, "dtype", "weights are f32, bf16, fast or int8");
+    if (lb_dtype_is_integer(stored) && (flags & LB_WEIGHT_BACKWARD))
+        return lb_fail(err, LB_EUNSUPPORTED, "dtype", "weights in %s have no backward",
+                       lb_dtype_name(stored));
     lb_weight *w = calloc(1, sizeof *w);
     if (!w)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for a weight");
@@ -287,21 +290,24 @@ size_t lb_weight_bytes(const lb_weight *weight)
 
 size_t lb_weight_packed_bytes(size_t n, size_t k, lb_dtype stored, unsigned flags)
 {
-    size_t elements = 0;
+    size_t panels = (n + LB_PANEL - 1) / LB_PANEL, scales = lb_quant_blocks(k) * LB_PANEL;
+    size_t bytes = 0;
     if (flags & LB_WEIGHT_FORWARD)
-        elements += (n + LB_PANEL - 1) / LB_PANEL * LB_PANEL * k;
+        bytes += panels * lb_panel_bytes(stored, k);
     if (flags & LB_WEIGHT_BACKWARD)
-        elements += (k + LB_PANEL - 1) / LB_PANEL * LB_PANEL * n;
-    if (flags & LB_WEIGHT_ROWS)
-        elements += n * k;
-    return elements * lb_dtype_size(stored);
+        bytes += (k + LB_PANEL - 1) / LB_PANEL * lb_panel_bytes(stored, n);
+    if (lb_dtype_is_integer(stored))
+        bytes += panels * scales * sizeof(float);
+    if (stored == LB_INT8)
+        bytes += panels * scales * sizeof(int32_t);
+    return bytes;
 }
 
 /* ---- forward ---- */
 
 void lb_embed(lb_ops *ops, lb_tensor out, const lb_weight *table, const uint32_t *ids)
 {
-    if (!check(ops, is_f32(out) && out.cols == table->k && table->rows, "embed: shapes"))
+    if (!check(ops, is_f32(out) && out.cols == table->k && table->forward, "embed: shapes"))
         return;
     for (size_t t = 0; t < out.rows; t++) {
         if (ids[t] >= table->n) {
@@ -312,12 +318,23 @@ void lb_embed(lb_ops *ops, lb_tensor out, const lb_weight *table, const uint32_t
     done(ops, CALL(embed, out, table, ids), "embed failed");
 }
 
+void lb_linears(lb_ops *ops, lb_tensor x, const lb_linear_out *outs, size_t count)
+{
+    bool fits = is_f32(x) && count > 0 && count <= LB_LINEARS_MAX;
+    for (size_t i = 0; fits && i < count; i++) {
+        const lb_linear_out *o = &outs[i];
+        fits = is_f32(o->out) && o->out.rows == x.rows && x.cols == o->w->k &&
+               o->out.cols == o->w->n && o->w->forward && o->w->stored == outs[0].w->stored &&
+               (!o->bias.data || is_vector(o->bias, o->w->n));
+    }
+    if (check(ops, fits, "linear: shapes"))
+        done(ops, CALL(linear, x, outs, count), "linear failed");
+}
+
 void lb_linear(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *w, lb_tensor bias)
 {
-    bool fits = is_f32(out) && is_f32(x) && out.rows == x.rows && x.cols == w->k &&
-                out.cols == w->n && w->forward && (!bias.data || is_vector(bias, w->n));
-    if (check(ops, fits, "linear: shapes"))
-        done(ops, CALL(linear, out, x, w, bias), "linear failed");
+    const lb_linear_out one = {out, w, bias};
+    lb_linears(ops, x, &one, 1);
 }
 
 void lb_rmsnorm(lb_ops *ops, lb_tensor out, lb_tensor x, lb_tensor gain, float eps)

@@ -7,8 +7,8 @@
  * lb_ops_status tells what the first failure was. So a forward pass reads as the paper does.
  * One thread uses an lb_ops at a time; the backend's own threads are inside the ops.
  *
- * Numerics, for every op: f32 arithmetic (bf16 only as storage of weights), fused multiply-adds in
- * an order that depends on the columns alone. The result for a row therefore has the same bits
+ * Numerics, for every op: f32 arithmetic (bf16 only as storage of weights; integers where weights
+ * are stored so), fused multiply-adds in an order that depends on the columns alone. The result for a row therefore has the same bits
  * whatever the number of rows, of threads, and whichever instruction set the backend chose.
  * Shapes: T rows (tokens), D hidden, N outputs, K inputs, H heads, V vocabulary.
  */
@@ -58,9 +58,8 @@ void lb_copy_out(lb_ops *ops, lb_tensor from, void *host);
 /* ---- weights ---- */
 
 typedef enum lb_weight_flags {
-    LB_WEIGHT_FORWARD = 1,   /* lb_linear */
-    LB_WEIGHT_BACKWARD = 2,  /* lb_linear_backward; a second packing */
-    LB_WEIGHT_ROWS = 4,      /* lb_embed: rows are read by index */
+    LB_WEIGHT_FORWARD = 1,   /* lb_linear, lb_head, lb_embed */
+    LB_WEIGHT_BACKWARD = 2,  /* lb_linear_backward; a second packing, of f32 and bf16 only */
 } lb_weight_flags;
 
 /* Where a weight's values come from: read writes rows [first, first + count) of [N, K] to out in
@@ -70,7 +69,8 @@ typedef struct lb_row_source {
     const void *arg;
 } lb_row_source;
 
-/* Packs [n, k] as `stored` (LB_F32 or LB_BF16, rounding to nearest even). */
+/* Packs [n, k] as `stored`: LB_F32, or rounded to nearest even LB_BF16, LB_INT16 (12 bits and sign)
+ * or LB_INT8, the integers with a scale for each LB_QUANT_BLOCK columns of a row. */
 LB_NODISCARD lb_status lb_weight_pack(lb_backend *backend, size_t n, size_t k,
                                       const lb_row_source *source, lb_dtype stored,
                                       unsigned flags, lb_weight **out, lb_err *err);
@@ -91,6 +91,16 @@ size_t lb_weight_packed_bytes(size_t n, size_t k, lb_dtype stored, unsigned flag
 /* out[T, D] = rows of table at ids[T] (host array; an id outside [0, N) fails the stream). */
 void lb_embed(lb_ops *ops, lb_tensor out, const lb_weight *table, const uint32_t *ids);
 /* out[T, N] = x[T, K] W^T + bias (bias [1, N] or data NULL). */
+typedef struct lb_linear_out {
+    lb_tensor out;
+    const lb_weight *w;
+    lb_tensor bias;
+} lb_linear_out;
+
+/* Several products of the same x as one: q, k and v, or gate and up. 1 .. LB_LINEARS_MAX of them,
+ * with weights of one dtype. */
+#define LB_LINEARS_MAX 4u
+void lb_linears(lb_ops *ops, lb_tensor x, const lb_linear_out *outs, size_t count);
 void lb_linear(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *w, lb_tensor bias);
 /* out[T, D] = x / sqrt(mean(x^2) + eps) * gain[1, D]. out may be x. */
 void lb_rmsnorm(lb_ops *ops, lb_tensor out, lb_tensor x, lb_tensor gain, float eps);

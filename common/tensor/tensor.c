@@ -2,10 +2,38 @@
 #include "common/tensor/tensor.h"
 
 #include <assert.h>
+#include <string.h>
 
 size_t lb_dtype_size(lb_dtype dtype)
 {
-    return dtype == LB_BF16 ? 2 : 4;
+    static const size_t sizes[] = {[LB_F32] = 4, [LB_BF16] = 2, [LB_I32] = 4, [LB_INT16] = 2,
+                                   [LB_INT8] = 1};
+    return sizes[dtype];
+}
+
+static const struct {
+    const char *name;
+    lb_dtype dtype;
+} names[] = {{"f32", LB_F32}, {"bf16", LB_BF16}, {"fast", LB_INT16}, {"int8", LB_INT8}};
+
+bool lb_dtype_parse(const char *name, lb_dtype *out)
+{
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(name, names[i].name) == 0) {
+            *out = names[i].dtype;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *lb_dtype_name(lb_dtype dtype)
+{
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (names[i].dtype == dtype)
+            return names[i].name;
+    }
+    return "i32";
 }
 
 static void *at(lb_tensor t, size_t row, size_t col)

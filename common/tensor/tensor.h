@@ -18,9 +18,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum lb_dtype { LB_F32, LB_BF16, LB_I32 } lb_dtype;
+/* LB_INT16 and LB_INT8 are for weights only: integers with an f32 scale for each LB_QUANT_BLOCK
+ * inputs of an output, multiplied with activations that are quantised alike (docs/NUMERICS.md). */
+typedef enum lb_dtype { LB_F32, LB_BF16, LB_I32, LB_INT16, LB_INT8 } lb_dtype;
+
+#define LB_QUANT_BLOCK 128u
 
 size_t lb_dtype_size(lb_dtype dtype);
+/* The dtype that a user names: "f32", "bf16", "fast" (LB_INT16) or "int8". */
+LB_NODISCARD bool lb_dtype_parse(const char *name, lb_dtype *out);
+const char *lb_dtype_name(lb_dtype dtype);
 
 /* A matrix [rows, cols]. A vector is [1, cols] or [rows, 1]. */
 typedef struct lb_tensor {

@@ -264,7 +264,7 @@ static void test_every_check_is_sticky(void **state)
     assert_true(fixture_open(&f, 2, NULL));
     float *host = matrix(1, 0, 5, 4, 1.0f);
     lb_weight *w54 = pack_weight(&f, host, 5, 4, LB_F32, LB_WEIGHT_FORWARD);
-    lb_weight *bare = pack_weight(&f, host, 5, 4, LB_F32, LB_WEIGHT_ROWS);
+    lb_weight *bare = pack_weight(&f, host, 5, 4, LB_F32, LB_WEIGHT_BACKWARD);
     for (size_t i = 0; i < COUNT(bad); i++) {
         shapes s = {.ops = f.ops, .w54 = w54, .bare = bare};
         s.a34 = lb_ops_alloc(f.ops, LB_F32, 3, 4);

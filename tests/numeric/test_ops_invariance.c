@@ -64,6 +64,25 @@ static void linear_as(const run *r, lb_dtype stored)
 static void run_linear_f32(const run *r) { linear_as(r, LB_F32); }
 static void run_linear_bf16(const run *r) { linear_as(r, LB_BF16); }
 
+/* Three blocks of k, the last not whole; one of two products behind the same rows. */
+static void linear_int(const run *r, lb_dtype stored)
+{
+    enum { K = 301, N = 97, M = 40 };
+    float *host = matrix(40, 0, N, K, 1.0f);
+    lb_weight *w = pack_weight(r->f, host, N, K, stored, LB_WEIGHT_FORWARD);
+    lb_weight *v = pack_weight(r->f, host, M, K, stored, LB_WEIGHT_FORWARD);
+    lb_tensor y = blank(r->f, r->rows, N), z = blank(r->f, r->rows, M);
+    const lb_linear_out outs[] = {{y, w, constant(r, 41, 1, N)}, {z, v, {0}}};
+    lb_linears(r->f->ops, input(r, 1, K, 1.0f), outs, 2);
+    collect(r, y, N + M, 0);
+    collect(r, z, N + M, N);
+    free(host);
+    lb_weight_free(w);
+    lb_weight_free(v);
+}
+static void run_linear_fast(const run *r) { linear_int(r, LB_INT16); }
+static void run_linear_int8(const run *r) { linear_int(r, LB_INT8); }
+
 /* Large enough for the pool to share it out, with rows 4 KiB apart. */
 static void run_linear_large(const run *r)
 {
@@ -220,6 +239,8 @@ static const struct {
 } cases[] = {
     {"linear f32", 97 + 130, run_linear_f32},
     {"linear bf16", 97 + 130, run_linear_bf16},
+    {"linear fast", 97 + 40, run_linear_fast},
+    {"linear int8", 97 + 40, run_linear_int8},
     {"linear large", 160, run_linear_large},
     {"rmsnorm", 260, run_norm},
     {"swiglu", 210, run_swiglu},
@@ -231,7 +252,7 @@ static const struct {
 };
 
 static const size_t sizes[] = {1, 2, 5, 12, 13, 37, 64};
-static const char *const isas[] = {"avx512", "avx2", "portable"};
+static const char *const isas[] = {"avx512vnni", "avx512", "avx2", "portable"};
 
 static void check_rows(fixture *f, size_t c, const char *isa, uint32_t threads, const float *want)
 {

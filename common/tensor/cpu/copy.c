@@ -27,19 +27,50 @@ lb_status LB_K(lb_cpu_copy_rows)(void *self, lb_tensor to, lb_tensor from,
     return LB_OK;
 }
 
+/* Row `id` of a forward packing, in f32. */
+static void unpack_row(const lb_weight *w, size_t id, float *out)
+{
+    size_t size = lb_dtype_size(w->stored), group = LB_GROUP_BYTES / size;
+    size_t blocks = lb_quant_blocks(w->k), panel = id / LB_PANEL, lane = id % LB_PANEL;
+    const char *from = (const char *)w->forward + panel * lb_panel_bytes(w->stored, w->k) +
+                       lane * LB_GROUP_BYTES;
+    const float *scales = w->scales ? w->scales + panel * blocks * LB_PANEL + lane : NULL;
+    for (size_t col = 0; col < w->k; col++) {
+        const char *at = from + col / group * LB_PANEL * LB_GROUP_BYTES + col % group * size;
+        int16_t half;
+        if (w->stored == LB_F32) {
+            memcpy(&out[col], at, sizeof *out);
+            continue;
+        }
+        if (w->stored == LB_INT8) {
+            out[col] = (float)*(const int8_t *)at;
+        } else {
+            memcpy(&half, at, sizeof half);
+            out[col] = w->stored == LB_BF16 ? lb_bf16_to_f32((uint16_t)half) : (float)half;
+        }
+        if (scales)
+            out[col] *= scales[col / LB_QUANT_BLOCK * LB_PANEL];
+    }
+}
+
+typedef struct embed_job {
+    lb_tensor out;
+    const lb_weight *table;
+    const uint32_t *ids;
+} embed_job;
+
+static void embed_task(void *arg, size_t index, size_t thread)
+{
+    const embed_job *job = arg;
+    (void)thread;
+    unpack_row(job->table, job->ids[index], row_f32(job->out, index));
+}
+
 lb_status LB_K(lb_cpu_embed)(void *self, lb_tensor out, const lb_weight *table,
                              const uint32_t *ids)
 {
-    (void)self;
-    for (size_t t = 0; t < out.rows; t++) {
-        float *row = row_f32(out, t);
-        if (table->stored == LB_F32) {
-            memcpy(row, (const float *)table->rows + ids[t] * table->k, table->k * sizeof *row);
-            continue;
-        }
-        const uint16_t *half = (const uint16_t *)table->rows + ids[t] * table->k;
-        for (size_t i = 0; i < table->k; i++)
-            row[i] = lb_bf16_to_f32(half[i]);
-    }
+    lb_cpu *cpu = self;
+    embed_job job = {out, table, ids};
+    lb_pool_run(cpu->pool, out.rows, embed_task, &job);
     return LB_OK;
 }

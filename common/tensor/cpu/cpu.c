@@ -3,8 +3,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #define ALIGNMENT 64u
+#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_LEAST ((size_t)8 << 20)     /* where rounding up to a page costs little */
 
 typedef struct isa_row {
     const char *name;
@@ -13,7 +16,14 @@ typedef struct isa_row {
 
 void *lb_cpu_room(size_t bytes)
 {
-    return aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+    size_t alignment = bytes >= HUGE_LEAST ? HUGE_PAGE : ALIGNMENT;
+    if (bytes > SIZE_MAX - alignment)
+        return NULL;
+    void *room = aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+    /* Fewer misses of the TLB while panels are streamed; a kernel without huge pages refuses. */
+    if (room && alignment == HUGE_PAGE)
+        madvise(room, (bytes + alignment - 1) / alignment * alignment, MADV_HUGEPAGE);
+    return room;
 }
 
 lb_status lb_cpu_scratch(lb_cpu *cpu, size_t bytes)
@@ -32,14 +42,33 @@ lb_status lb_cpu_scratch(lb_cpu *cpu, size_t bytes)
     return LB_OK;
 }
 
+static lb_status grow(void **buffer, size_t *have, size_t bytes)
+{
+    if (bytes <= *have)
+        return LB_OK;
+    free(*buffer);
+    *buffer = lb_cpu_room(bytes);
+    *have = *buffer ? bytes : 0;
+    return *buffer ? LB_OK : LB_ENOMEM;
+}
+
 lb_status lb_cpu_shared(lb_cpu *cpu, size_t bytes)
 {
-    if (bytes <= cpu->shared_bytes)
-        return LB_OK;
-    free(cpu->shared);
-    cpu->shared = lb_cpu_room(bytes);
-    cpu->shared_bytes = cpu->shared ? bytes : 0;
-    return cpu->shared ? LB_OK : LB_ENOMEM;
+    return grow(&cpu->shared, &cpu->shared_bytes, bytes);
+}
+
+lb_status lb_cpu_rows(lb_cpu *cpu, size_t bytes)
+{
+    return grow(&cpu->rows, &cpu->rows_bytes, bytes);
+}
+
+void lb_cpu_weight_drop(void *self, lb_weight *w)
+{
+    (void)self;
+    free(w->forward);
+    free(w->backward);
+    free(w->scales);
+    free(w->sums);
 }
 
 lb_status lb_cpu_alloc(void *self, size_t bytes, void **out)
@@ -94,18 +123,24 @@ void lb_cpu_close(void *self)
         free(cpu->scratch[i]);
     free(cpu->scratch);
     free(cpu->shared);
+    free(cpu->rows);
     lb_pool_free(cpu->pool);
     free(cpu);
 }
 
+#define ISAS_MAX 4
+
 /* The rows this chip can run, best first. */
-static size_t supported(isa_row rows[3])
+static size_t supported(isa_row rows[ISAS_MAX])
 {
     size_t count = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (avx512 && __builtin_cpu_supports("avx512vnni"))
+        rows[count++] = (isa_row){"avx512vnni", &lb_cpu_table_avx512vnni};
+    if (avx512)
         rows[count++] = (isa_row){"avx512", &lb_cpu_table_avx512};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         rows[count++] = (isa_row){"avx2", &lb_cpu_table_avx2};
@@ -116,7 +151,7 @@ static size_t supported(isa_row rows[3])
 
 static lb_status choose(const char *isa, isa_row *out, lb_err *err)
 {
-    isa_row rows[3];
+    isa_row rows[ISAS_MAX];
     size_t count = supported(rows);
     for (size_t i = 0; i < count; i++) {
         if (!isa || strcmp(isa, rows[i].name) == 0) {

@@ -18,12 +18,15 @@ typedef struct lb_cpu {
     size_t scratch_bytes;
     void *shared;              /* packed operands of one product */
     size_t shared_bytes;
+    void *rows;                /* activations quantised for one product */
+    size_t rows_bytes;
 } lb_cpu;
 
 /* Makes every thread's scratch at least this large (64-byte aligned). */
 LB_NODISCARD lb_status lb_cpu_scratch(lb_cpu *cpu, size_t bytes);
-/* The same for the one buffer that all threads read. */
+/* The same for the buffers that all threads read. */
 LB_NODISCARD lb_status lb_cpu_shared(lb_cpu *cpu, size_t bytes);
+LB_NODISCARD lb_status lb_cpu_rows(lb_cpu *cpu, size_t bytes);
 
 /* Aligned memory of any content, for free(); NULL without memory. */
 void *lb_cpu_room(size_t bytes);
@@ -32,7 +35,6 @@ void lb_cpu_release(void *self, void *memory);
 void lb_cpu_clear(void *self, void *memory, size_t bytes);
 lb_status lb_cpu_copy_in(void *self, lb_tensor to, const void *host);
 lb_status lb_cpu_copy_out(void *self, lb_tensor from, void *host);
-lb_status lb_cpu_weight_pack(void *self, lb_weight *weight, const lb_row_source *source);
 void lb_cpu_weight_drop(void *self, lb_weight *weight);
 void lb_cpu_close(void *self);
 
@@ -40,21 +42,66 @@ extern const lb_backend_table lb_cpu_table_portable;
 #if defined(__x86_64__)
 extern const lb_backend_table lb_cpu_table_avx2;
 extern const lb_backend_table lb_cpu_table_avx512;
+extern const lb_backend_table lb_cpu_table_avx512vnni;
 #endif
 
 /* ---- compiled once for each instruction set ---- */
+
+/* The tile of a product that is held in registers. */
+#if defined(LB_ISA_AVX512)
+#define LB_TILE_ROWS 12
+#define LB_TILE_VECTORS 2
+#elif defined(LB_ISA_AVX2)
+#define LB_TILE_ROWS 6      /* 6 x 2 sums of 8 lanes, 2 of weights and 1 broadcast: 15 of 16 */
+#define LB_TILE_VECTORS 1
+#else
+#define LB_TILE_ROWS 4
+#define LB_TILE_VECTORS 1
+#endif
+
+#if defined(__clang__)
+#define LB_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define LB_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 static inline float *row_f32(lb_tensor t, size_t row)
 {
     return (float *)t.data + row * t.stride;
 }
 
-/* c[rows, n] = alpha * a[rows, k] P (+ c) (+ bias), P the panels of a packing with k columns. Each
- * element is one chain of fused multiply-adds over k in order, from 0. */
+/* Rows of activations as integers, for weights that are stored so (quantise.c). */
+typedef struct lb_quantised {
+    const char *rows;          /* int16, or uint8 with 128 added; k padded to whole groups */
+    size_t stride;             /* bytes */
+    const float *scales;       /* [rows][blocks] */
+    size_t blocks;
+} lb_quantised;
+
+/* The same from row `first` on. */
+static inline lb_quantised lb_quantised_from(const lb_quantised *q, size_t first)
+{
+    if (!q->rows)
+        return *q;
+    return (lb_quantised){q->rows + first * q->stride, q->stride, q->scales + first * q->blocks,
+                          q->blocks};
+}
+
+/* Makes the rows of x what a product with weights stored as `stored` reads; they live until the
+ * next call. For f32 and bf16 that is x itself, and *out is empty. */
+LB_NODISCARD lb_status LB_K(lb_quantise_rows)(lb_cpu *cpu, lb_dtype stored, lb_tensor x,
+                                              lb_quantised *out);
+
+/* c[rows, n] = alpha * a[rows, k] P (+ c) (+ bias), P the panels of a packing with k columns. f32
+ * and bf16: each element is one chain of fused multiply-adds over k in order, from 0. Integers: an
+ * exact sum for each block of k, times its two scales, added by one chain over the blocks. */
 typedef struct lb_product {
-    const float *a;
+    const float *a;            /* f32 and bf16 panels */
     size_t lda;
+    const lb_quantised *q;     /* integer panels: the rows instead of a */
     const void *panels;
+    const float *scales;       /* [panels][blocks][LB_PANEL], of integer panels */
+    const int32_t *sums;       /* the same shape, of 8-bit panels: -128 x the sum of a block */
     lb_dtype stored;
     float *c;
     size_t ldc, k, n;
@@ -64,16 +111,32 @@ typedef struct lb_product {
     const float *bias;         /* [n] or NULL */
 } lb_product;
 
+/* The product with rows [first, first + n) of a weight, first a multiple of LB_PANEL; the caller
+ * sets a and lda or q, c and ldc. */
+static inline lb_product lb_product_with(const lb_weight *w, size_t first, size_t n)
+{
+    size_t panel = first / LB_PANEL, scales = panel * lb_quant_blocks(w->k) * LB_PANEL;
+    return (lb_product){
+        .panels = (const char *)w->forward + panel * lb_panel_bytes(w->stored, w->k),
+        .scales = w->scales ? w->scales + scales : NULL,
+        .sums = w->sums ? w->sums + scales : NULL,
+        .stored = w->stored, .k = w->k, .n = n, .depth = w->k, .alpha = 1.0f,
+    };
+}
+
 /* Rows [first, first + rows) and panels [panel, panel + panels) of a product, on this thread. */
 void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_t panel,
                            size_t panels);
-/* The whole of it, on the pool. */
-void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *p, size_t rows);
+/* The whole of some products with the same number of rows, on the pool. */
+void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *products, size_t count, size_t rows);
+/* One tile of integer panels: rows <= LB_TILE_ROWS from `row`, LB_TILE_VECTORS vectors from
+ * `column`, into out[rows][LB_TILE_VECTORS * LB_LANES]. */
+void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column, float *out);
 
+lb_status LB_K(lb_cpu_weight_pack)(void *self, lb_weight *weight, const lb_row_source *source);
 lb_status LB_K(lb_cpu_embed)(void *self, lb_tensor out, const lb_weight *table,
                              const uint32_t *ids);
-lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor out, lb_tensor x, const lb_weight *w,
-                              lb_tensor bias);
+lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_linear_out *outs, size_t count);
 lb_status LB_K(lb_cpu_linear_backward)(void *self, lb_tensor dx, lb_tensor dy, const lb_weight *w,
                                        bool accumulate);
 lb_status LB_K(lb_cpu_gemm)(void *self, const lb_gemm_args *args);

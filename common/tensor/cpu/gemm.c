@@ -52,6 +52,6 @@ lb_status LB_K(lb_cpu_gemm)(void *self, const lb_gemm_args *args)
     const lb_product p = {.a = tn ? a : args->a.data, .lda = tn ? k : args->a.stride, .panels = b,
                           .stored = LB_F32, .c = args->c.data, .ldc = args->c.stride, .k = k,
                           .n = n, .depth = k, .alpha = args->alpha, .accumulate = args->accumulate};
-    LB_K(lb_product_run)(cpu, &p, m);
+    LB_K(lb_product_run)(cpu, &p, 1, m);
     return LB_OK;
 }

@@ -7,7 +7,7 @@
 
 typedef struct head_job {
     lb_cpu *cpu;
-    lb_tensor h;
+    head_rows h;
     const lb_weight *w;
     const uint32_t *targets;
     const lb_head_out *out;
@@ -40,7 +40,7 @@ static float logit_of(const head_job *job, size_t row, uint32_t id)
     float panel[LB_PANEL];
     size_t first = id / LB_PANEL * LB_PANEL;
     size_t width = job->w->n - first < LB_PANEL ? job->w->n - first : LB_PANEL;
-    head_logits(job->w, row_f32(job->h, row), job->h.stride, 1, first, width, panel, LB_PANEL);
+    head_logits(job->w, &job->h, row, 1, first, width, panel, LB_PANEL);
     return panel[id - first];
 }
 
@@ -88,14 +88,13 @@ static void head_task(void *arg, size_t index, size_t thread)
     float *tile = job->cpu->scratch[thread];
     row_state states[HEAD_ROWS] = {0};
     size_t first = index * job->rows_per_task;
-    size_t rows = job->h.rows - first < job->rows_per_task ? job->h.rows - first
-                                                           : job->rows_per_task;
+    size_t left = job->h.h.rows - first;
+    size_t rows = left < job->rows_per_task ? left : job->rows_per_task;
     for (size_t r = 0; job->out->rank && r < rows; r++)
         states[r].target = logit_of(job, first + r, job->targets[first + r]);
     for (size_t v = 0; v < job->w->n; v += HEAD_TILE) {
         size_t width = head_tile_width(job->w->n, v);
-        head_logits(job->w, row_f32(job->h, first), job->h.stride, rows, v, width, tile,
-                    HEAD_TILE);
+        head_logits(job->w, &job->h, first, rows, v, width, tile, HEAD_TILE);
         for (size_t r = 0; r < rows; r++)
             fold_row(job, first + r, tile + r * HEAD_TILE, v, width, &states[r]);
     }
@@ -115,9 +114,11 @@ lb_status LB_K(lb_cpu_head)(void *self, lb_tensor h, const lb_weight *w, const u
 {
     lb_cpu *cpu = self;
     lb_status status = lb_cpu_scratch(cpu, HEAD_ROWS * HEAD_TILE * sizeof(float));
+    head_job job = {cpu, {.h = h}, w, targets, out, rows_per_task(cpu, h.rows)};
+    if (status == LB_OK)
+        status = LB_K(lb_quantise_rows)(cpu, w->stored, h, &job.h.q);
     if (status != LB_OK)
         return status;
-    head_job job = {cpu, h, w, targets, out, rows_per_task(cpu, h.rows)};
     lb_pool_run(cpu->pool, (h.rows + job.rows_per_task - 1) / job.rows_per_task, head_task, &job);
     return LB_OK;
 }
@@ -163,7 +164,8 @@ static void head_grad_task(void *arg, size_t index, size_t thread)
     memset(dh, 0, rows * w->k * sizeof *dh);
     for (size_t v = 0; v < w->n; v += HEAD_TILE) {
         size_t width = head_tile_width(w->n, v);
-        head_logits(w, h, w->k, rows, v, width, tile, HEAD_TILE);
+        const head_rows block = {.h = {LB_F32, rows, w->k, w->k, h}};
+        head_logits(w, &block, 0, rows, v, width, tile, HEAD_TILE);
         for (size_t r = 0; r < rows; r++) {
             uint32_t row = job->rows[first + r];
             to_logit_gradient(tile + r * HEAD_TILE, width, v, job->targets[row], job->lse[row],

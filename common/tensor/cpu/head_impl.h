@@ -23,14 +23,24 @@ static inline size_t head_tile_width(size_t vocab, size_t first)
     return vocab - first < HEAD_TILE ? vocab - first : HEAD_TILE;
 }
 
-/* out[rows, width] (rows `ld` apart): logits of ids first .. first + width - 1. */
-static inline void head_logits(const lb_weight *w, const float *h, size_t ldh, size_t rows,
+/* Rows of h as the weights' dtype wants them. */
+typedef struct head_rows {
+    lb_tensor h;
+    lb_quantised q;
+} head_rows;
+
+/* out[rows, width] (rows `ld` apart): logits of ids first .. first + width - 1 for rows
+ * [row, row + rows) of h. */
+static inline void head_logits(const lb_weight *w, const head_rows *h, size_t row, size_t rows,
                                size_t first, size_t width, float *out, size_t ld)
 {
-    size_t offset = first * w->k * lb_dtype_size(w->stored);
-    const lb_product p = {.a = h, .lda = ldh, .panels = (const char *)w->forward + offset,
-                          .stored = w->stored, .c = out, .ldc = ld, .k = w->k, .n = width,
-                          .depth = w->k, .alpha = 1.0f};
+    lb_product p = lb_product_with(w, first, width);
+    lb_quantised q = lb_quantised_from(&h->q, row);
+    p.a = row_f32(h->h, row);
+    p.lda = h->h.stride;
+    p.q = &q;
+    p.c = out;
+    p.ldc = ld;
     LB_K(lb_product_part)(&p, 0, rows, 0, (width + LB_PANEL - 1) / LB_PANEL);
 }
 

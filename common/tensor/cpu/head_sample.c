@@ -12,7 +12,7 @@
 
 typedef struct sample_job {
     lb_cpu *cpu;
-    lb_tensor h;
+    head_rows h;
     const lb_sample_args *a;
     size_t rows_per_task, padded;
     atomic_bool none_allowed;
@@ -111,13 +111,13 @@ static void sample_task(void *arg, size_t index, size_t thread)
     sample_job *job = arg;
     const lb_sample_args *a = job->a;
     size_t vocab = a->w->n, first = index * job->rows_per_task;
-    size_t rows = job->h.rows - first < job->rows_per_task ? job->h.rows - first
-                                                           : job->rows_per_task;
+    size_t left = job->h.h.rows - first;
+    size_t rows = left < job->rows_per_task ? left : job->rows_per_task;
     float *logits = job->cpu->scratch[thread];
     float *weight = logits + SAMPLE_ROWS * job->padded;
     candidate *sorted = (candidate *)(void *)(weight + job->padded);
     for (size_t v = 0; v < vocab; v += HEAD_TILE)
-        head_logits(a->w, row_f32(job->h, first), job->h.stride, rows, v,
+        head_logits(a->w, &job->h, first, rows, v,
                     head_tile_width(vocab, v), logits + v, job->padded);
     for (size_t r = 0; r < rows; r++) {
         const float *row = logits + r * job->padded;
@@ -145,7 +145,11 @@ lb_status LB_K(lb_cpu_head_sample)(void *self, lb_tensor h, const lb_sample_args
         return status;
     size_t threads = lb_pool_threads(cpu->pool), share = (h.rows + threads - 1) / threads;
     share = share < 1 ? 1 : share > SAMPLE_ROWS ? SAMPLE_ROWS : share;
-    sample_job job = {.cpu = cpu, .h = h, .a = args, .rows_per_task = share, .padded = padded};
+    sample_job job = {.cpu = cpu, .h = {.h = h}, .a = args, .rows_per_task = share,
+                      .padded = padded};
+    status = LB_K(lb_quantise_rows)(cpu, args->w->stored, h, &job.h.q);
+    if (status != LB_OK)
+        return status;
     lb_pool_run(cpu->pool, (h.rows + share - 1) / share, sample_task, &job);
     return atomic_load(&job.none_allowed) ? LB_EINVAL : LB_OK;
 }

@@ -2,62 +2,67 @@
  *
  * Products with packed panels: c[m, n] = sum over k of a[m, k] w[n, k].
  *
- * A tile of ROWS rows and VECTORS vectors of 16 columns is held in registers while k runs, so each
- * element is one chain of fused multiply-adds over k in order: its bits depend on neither the rows
- * beside it nor the tile's size. bf16 panels are expanded as they are read, which is exact.
+ * A tile of LB_TILE_ROWS rows and LB_TILE_VECTORS vectors of 16 columns is held in registers while
+ * k runs, so each element is one chain of fused multiply-adds over k in order: its bits depend on
+ * neither the rows beside it nor the tile's size. bf16 panels hold two k side by side in a lane and
+ * are expanded as they are read, which is exact.
  */
 #include "common/tensor/cpu/cpu.h"
 
-#if defined(LB_ISA_AVX512)
-#define ROWS 12
-#define VECTORS 2
-#elif defined(LB_ISA_AVX2)
-#define ROWS 6          /* 6 x 2 accumulators of 8 lanes, 2 of weights and 1 broadcast: 15 of 16 */
-#define VECTORS 1
-#else
-#define ROWS 4
-#define VECTORS 1
-#endif
-
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
+#define ROWS LB_TILE_ROWS
+#define VECTORS LB_TILE_VECTORS
 #define ROWS_PER_TASK 96u
 /* Below this many multiply-adds a product is done before another thread has woken. */
 #define PARALLEL_LEAST ((size_t)1 << 17)
+
+/* sum[i][v] += a[i][k] w[v] for one k. */
+static inline __attribute__((always_inline)) void step(const int rows, vf sum[ROWS][VECTORS],
+                                                       const float *a, size_t lda,
+                                                       const vf w[VECTORS])
+{
+    LB_UNROLL
+    for (int i = 0; i < rows; i++) {
+        vf x = vf_set(a[(size_t)i * lda]);
+        LB_UNROLL
+        for (int v = 0; v < VECTORS; v++)
+            sum[i][v] = vf_fma(x, w[v], sum[i][v]);
+    }
+}
 
 static inline __attribute__((always_inline)) void tile(const int rows, const bool bf16,
                                                        const lb_product *p, const float *a,
                                                        const char *panel, float *out)
 {
-    vf sum[ROWS][VECTORS];
-    const size_t step = LB_PANEL * (bf16 ? sizeof(uint16_t) : sizeof(float));
-    UNROLL
+    vf sum[ROWS][VECTORS], w[VECTORS];
+    const size_t line = LB_PANEL * LB_GROUP_BYTES, lane = LB_LANES * LB_GROUP_BYTES;
+    size_t k = 0;
+    LB_UNROLL
     for (int i = 0; i < rows; i++) {
-        UNROLL
+        LB_UNROLL
         for (int v = 0; v < VECTORS; v++)
             sum[i][v] = vf_set(0.0f);
     }
-    for (size_t k = 0; k < p->k; k++, panel += step) {
-        vf w[VECTORS];
-        UNROLL
-        for (int v = 0; v < VECTORS; v++)
-            w[v] = bf16 ? vf_load_bf16((const uint16_t *)(const void *)panel + v * LB_LANES)
-                        : vf_load((const float *)(const void *)panel + v * LB_LANES);
-        UNROLL
-        for (int i = 0; i < rows; i++) {
-            vf x = vf_set(a[(size_t)i * p->lda + k]);
-            UNROLL
-            for (int v = 0; v < VECTORS; v++)
-                sum[i][v] = vf_fma(x, w[v], sum[i][v]);
-        }
+    for (; !bf16 && k < p->k; k++, panel += line) {
+        LB_UNROLL
+        for (size_t v = 0; v < VECTORS; v++)
+            w[v] = vf_load((const float *)(const void *)(panel + v * lane));
+        step(rows, sum, a + k, p->lda, w);
     }
-    UNROLL
+    for (; bf16 && k < p->k; k += 2, panel += line) {
+        LB_UNROLL
+        for (size_t v = 0; v < VECTORS; v++)
+            w[v] = vf_bf16_low((const float *)(const void *)(panel + v * lane));
+        step(rows, sum, a + k, p->lda, w);
+        if (k + 1 == p->k)
+            break;
+        LB_UNROLL
+        for (size_t v = 0; v < VECTORS; v++)
+            w[v] = vf_bf16_high((const float *)(const void *)(panel + v * lane));
+        step(rows, sum, a + k + 1, p->lda, w);
+    }
+    LB_UNROLL
     for (int i = 0; i < rows; i++) {
-        UNROLL
+        LB_UNROLL
         for (int v = 0; v < VECTORS; v++)
             vf_store(out + ((size_t)i * VECTORS + (size_t)v) * LB_LANES, sum[i][v]);
     }
@@ -93,24 +98,22 @@ static void finish(const lb_product *p, size_t row, size_t column, const float *
             tile(count, false, p, a, panel, out);                                                \
         break
 
-/* One tile of `rows` (1 .. ROWS) rows and VECTORS * 16 columns from `column`. */
-static void tile_any(const lb_product *p, int rows, size_t row, size_t column)
+static void tile_float(const lb_product *p, size_t rows, size_t row, size_t column, float *out)
 {
-    float out[ROWS * VECTORS * LB_LANES] __attribute__((aligned(64)));
-    const size_t size = lb_dtype_size(p->stored);
     const float *a = p->a + row * p->lda;
     const char *panel = (const char *)p->panels +
-                        (column / LB_PANEL * p->depth * LB_PANEL + column % LB_PANEL) * size;
+                        column / LB_PANEL * lb_panel_bytes(p->stored, p->depth) +
+                        column % LB_PANEL * LB_GROUP_BYTES;
     switch (rows) {
     TILE_CASE(1);
     TILE_CASE(2);
     TILE_CASE(3);
     TILE_CASE(4);
-#if ROWS > 4
+#if LB_TILE_ROWS > 4
     TILE_CASE(5);
     TILE_CASE(6);
 #endif
-#if ROWS > 6
+#if LB_TILE_ROWS > 6
     TILE_CASE(7);
     TILE_CASE(8);
     TILE_CASE(9);
@@ -121,10 +124,19 @@ static void tile_any(const lb_product *p, int rows, size_t row, size_t column)
     default:
         return;
     }
-    for (int i = 0; i < rows; i++) {
+}
+
+/* One tile of `rows` (1 .. ROWS) rows and VECTORS * 16 columns from `column`. */
+static void tile_any(const lb_product *p, size_t rows, size_t row, size_t column)
+{
+    float out[ROWS * VECTORS * LB_LANES] __attribute__((aligned(64)));
+    if (lb_dtype_is_integer(p->stored))
+        LB_K(lb_tile_int)(p, rows, row, column, out);
+    else
+        tile_float(p, rows, row, column, out);
+    for (size_t i = 0; i < rows; i++) {
         for (size_t v = 0; v < VECTORS; v++)
-            finish(p, row + (size_t)i, column + v * LB_LANES,
-                   out + ((size_t)i * VECTORS + v) * LB_LANES);
+            finish(p, row + i, column + v * LB_LANES, out + (i * VECTORS + v) * LB_LANES);
     }
 }
 
@@ -138,15 +150,38 @@ void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_
     for (size_t column = begin; column < end; column += width) {
         for (size_t row = 0; row < rows; row += ROWS) {
             size_t count = rows - row < ROWS ? rows - row : ROWS;
-            tile_any(p, (int)count, first + row, column);
+            tile_any(p, count, first + row, column);
         }
     }
 }
 
+/* The panels of all products, one after the other, in tasks of panels_per_task. */
 typedef struct product_tasks {
-    const lb_product *product;
-    size_t rows, row_tasks, panels, panels_per_task;
+    const lb_product *products;
+    size_t count, rows, row_tasks, panels, panels_per_task;
 } product_tasks;
+
+static size_t panels_of(const lb_product *p)
+{
+    return (p->n + LB_PANEL - 1) / LB_PANEL;
+}
+
+/* Panels [first, first + panels) of the row of products. */
+static void run_panels(const product_tasks *t, size_t row, size_t rows, size_t first,
+                       size_t panels)
+{
+    for (size_t i = 0; i < t->count && panels > 0; i++) {
+        size_t own = panels_of(&t->products[i]);
+        if (first >= own) {
+            first -= own;
+            continue;
+        }
+        size_t take = own - first < panels ? own - first : panels;
+        LB_K(lb_product_part)(&t->products[i], row, rows, first, take);
+        panels -= take;
+        first = 0;
+    }
+}
 
 static void product_task(void *arg, size_t index, size_t thread)
 {
@@ -157,34 +192,49 @@ static void product_task(void *arg, size_t index, size_t thread)
     size_t rows = t->rows - first < ROWS_PER_TASK ? t->rows - first : ROWS_PER_TASK;
     size_t panels = t->panels - panel < t->panels_per_task ? t->panels - panel
                                                            : t->panels_per_task;
-    LB_K(lb_product_part)(t->product, first, rows, panel, panels);
+    run_panels(t, first, rows, panel, panels);
 }
 
-void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *p, size_t rows)
+void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *products, size_t count, size_t rows)
 {
-    size_t panels = (p->n + LB_PANEL - 1) / LB_PANEL;
+    product_tasks tasks = {.products = products, .count = count, .rows = rows};
+    for (size_t i = 0; i < count; i++)
+        tasks.panels += panels_of(&products[i]);
     if (rows == 0)
         return;
-    if (rows * p->n * p->k < PARALLEL_LEAST || lb_pool_threads(cpu->pool) == 1) {
-        LB_K(lb_product_part)(p, 0, rows, 0, panels);
+    if (rows * tasks.panels * LB_PANEL * products->k < PARALLEL_LEAST ||
+        lb_pool_threads(cpu->pool) == 1) {
+        for (size_t row = 0; row < rows; row += ROWS_PER_TASK)
+            run_panels(&tasks, row, rows - row < ROWS_PER_TASK ? rows - row : ROWS_PER_TASK, 0,
+                       tasks.panels);
         return;
     }
     /* About four tasks a thread, so that one that is held up does not hold up the rest. */
-    size_t row_tasks = (rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
+    tasks.row_tasks = (rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
     size_t wanted = 4 * (size_t)lb_pool_threads(cpu->pool);
-    size_t column_tasks = wanted / row_tasks + 1;
-    size_t per_task = (panels + column_tasks - 1) / column_tasks;
-    product_tasks tasks = {p, rows, row_tasks, panels, per_task};
-    lb_pool_run(cpu->pool, row_tasks * ((panels + per_task - 1) / per_task), product_task, &tasks);
+    size_t column_tasks = wanted / tasks.row_tasks + 1;
+    tasks.panels_per_task = (tasks.panels + column_tasks - 1) / column_tasks;
+    column_tasks = (tasks.panels + tasks.panels_per_task - 1) / tasks.panels_per_task;
+    lb_pool_run(cpu->pool, tasks.row_tasks * column_tasks, product_task, &tasks);
 }
 
-lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor out, lb_tensor x, const lb_weight *w,
-                              lb_tensor bias)
+lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_linear_out *outs, size_t count)
 {
-    const lb_product p = {.a = x.data, .lda = x.stride, .panels = w->forward, .stored = w->stored,
-                          .c = out.data, .ldc = out.stride, .k = w->k, .n = w->n, .depth = w->k,
-                          .alpha = 1.0f, .bias = bias.data};
-    LB_K(lb_product_run)(self, &p, x.rows);
+    lb_product products[LB_LINEARS_MAX];
+    lb_quantised q;
+    lb_status status = LB_K(lb_quantise_rows)(self, outs->w->stored, x, &q);
+    if (status != LB_OK)
+        return status;
+    for (size_t i = 0; i < count; i++) {
+        products[i] = lb_product_with(outs[i].w, 0, outs[i].w->n);
+        products[i].a = x.data;
+        products[i].lda = x.stride;
+        products[i].q = &q;
+        products[i].c = outs[i].out.data;
+        products[i].ldc = outs[i].out.stride;
+        products[i].bias = outs[i].bias.data;
+    }
+    LB_K(lb_product_run)(self, products, count, x.rows);
     return LB_OK;
 }
 
@@ -194,6 +244,6 @@ lb_status LB_K(lb_cpu_linear_backward)(void *self, lb_tensor dx, lb_tensor dy, c
     const lb_product p = {.a = dy.data, .lda = dy.stride, .panels = w->backward,
                           .stored = w->stored, .c = dx.data, .ldc = dx.stride, .k = w->n,
                           .n = w->k, .depth = w->n, .alpha = 1.0f, .accumulate = accumulate};
-    LB_K(lb_product_run)(self, &p, dy.rows);
+    LB_K(lb_product_run)(self, &p, 1, dy.rows);
     return LB_OK;
 }

@@ -4,44 +4,109 @@
  * into every packing that was asked for, so that the source is read once and nothing the size of
  * the matrix is held beside the packings.
  */
-#include "common/tensor/cpu/cpu.h"
+#include "common/tensor/cpu/quantise.h"
 
 #include <stdlib.h>
 
 typedef struct pack_job {
     lb_weight *w;
     const lb_row_source *source;
-    float **rows;        /* [threads] of [LB_PANEL * k] */
+    float **rows;        /* [threads] of [LB_PANEL * stride] */
+    size_t stride;       /* of a row: padded, so that rows do not share the sets of the cache */
 } pack_job;
 
-static void put(void *out, lb_dtype stored, size_t index, float value)
+/* Where column `col` of row `lane` of a panel stands. */
+static char *element(void *panel, lb_dtype stored, size_t lane, size_t col)
 {
-    if (stored == LB_BF16)
-        ((uint16_t *)out)[index] = lb_f32_to_bf16(value);
-    else
-        ((float *)out)[index] = value;
+    size_t size = lb_dtype_size(stored), group = LB_GROUP_BYTES / size;
+    return (char *)panel + (col / group * LB_PANEL + lane) * LB_GROUP_BYTES + col % group * size;
 }
 
-/* Panel of the rows: element (lane, col) at (panel * k + col) * P + lane. */
-static void put_forward(const lb_weight *w, size_t panel, size_t count, const float *rows)
+static void put_f32(float *panel, const float *row, size_t count, size_t lane)
 {
-    for (size_t col = 0; col < w->k; col++) {
-        size_t at = (panel * w->k + col) * LB_PANEL;
-        for (size_t lane = 0; lane < LB_PANEL; lane++)
-            put(w->forward, w->stored, at + lane, lane < count ? rows[lane * w->k + col] : 0.0f);
+    for (size_t col = 0; col < count; col++)
+        panel[col * LB_PANEL + lane] = row[col];
+}
+
+static void put_bf16(uint16_t *panel, const float *row, size_t count, size_t lane)
+{
+    for (size_t col = 0; col < count; col++)
+        panel[(col / 2 * LB_PANEL + lane) * 2 + col % 2] = lb_f32_to_bf16(row[col]);
+}
+
+/* One row of a panel of the forward packing as integers, with its scales and sums. */
+static void put_integers(const lb_weight *w, size_t panel, size_t lane, const float *row)
+{
+    char *to = (char *)w->forward + panel * lb_panel_bytes(w->stored, w->k);
+    size_t blocks = lb_quant_blocks(w->k);
+    for (size_t b = 0; b < blocks; b++) {
+        int16_t wide[LB_QUANT_BLOCK] = {0};
+        size_t first = b * LB_QUANT_BLOCK, at = (panel * blocks + b) * LB_PANEL + lane;
+        size_t count = w->k - first < LB_QUANT_BLOCK ? w->k - first : LB_QUANT_BLOCK;
+        float inverse;
+        int32_t sum = 0;
+        w->scales[at] = quant_scale(row + first, count, w->stored, &inverse);
+        for (size_t i = 0; i < count; i += LB_LANES) {
+            vf v = count - i >= LB_LANES ? vf_load(row + first + i)
+                                         : vf_load_n(row + first + i, count - i, 0.0f);
+            vf_store_i16(wide + i, vf_mul(v, vf_set(inverse)));
+        }
+        for (size_t i = 0; i < count; i++) {
+            char *out = element(to, w->stored, lane, first + i);
+            sum += wide[i];
+            if (w->stored == LB_INT16)
+                memcpy(out, &wide[i], sizeof wide[i]);
+            else
+                *(int8_t *)out = (int8_t)wide[i];
+        }
+        if (w->sums)
+            w->sums[at] = -128 * sum;
     }
 }
 
-/* The same rows as depth of the panels over k: element (row, col) at (col / P * n + row) * P. */
-static void put_backward(const lb_weight *w, size_t first, size_t count, const float *rows)
+/* Rows [first, first + count) as a panel of the forward packing; the others of it stay 0. */
+static void put_forward(const pack_job *job, size_t panel, size_t count, const float *rows)
 {
-    size_t panels = (w->k + LB_PANEL - 1) / LB_PANEL;
+    const lb_weight *w = job->w;
+    char *to = (char *)w->forward + panel * lb_panel_bytes(w->stored, w->k);
+    size_t scales = panel * lb_quant_blocks(w->k) * LB_PANEL;
+    if (count < LB_PANEL || w->k * lb_dtype_size(w->stored) % LB_GROUP_BYTES != 0)
+        memset(to, 0, lb_panel_bytes(w->stored, w->k));
+    for (size_t i = count; w->scales && i < LB_PANEL; i++) {
+        for (size_t b = 0; b < lb_quant_blocks(w->k); b++) {
+            w->scales[scales + b * LB_PANEL + i] = 0.0f;
+            if (w->sums)
+                w->sums[scales + b * LB_PANEL + i] = 0;
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        const float *row = rows + i * job->stride;
+        if (w->stored == LB_F32)
+            put_f32((float *)(void *)to, row, w->k, i);
+        else if (w->stored == LB_BF16)
+            put_bf16((uint16_t *)(void *)to, row, w->k, i);
+        else
+            put_integers(w, panel, i, row);
+    }
+}
+
+/* The same rows as depth of the panels over k. */
+static void put_backward(const pack_job *job, size_t first, size_t count, const float *rows)
+{
+    const lb_weight *w = job->w;
+    size_t panels = (w->k + LB_PANEL - 1) / LB_PANEL, bytes = lb_panel_bytes(w->stored, w->n);
     for (size_t panel = 0; panel < panels; panel++) {
+        char *to = (char *)w->backward + panel * bytes;
         for (size_t r = 0; r < count; r++) {
-            size_t at = (panel * w->n + first + r) * LB_PANEL;
+            const float *row = rows + r * job->stride + panel * LB_PANEL;
             for (size_t lane = 0; lane < LB_PANEL; lane++) {
-                size_t col = panel * LB_PANEL + lane;
-                put(w->backward, w->stored, at + lane, col < w->k ? rows[r * w->k + col] : 0.0f);
+                float value = panel * LB_PANEL + lane < w->k ? row[lane] : 0.0f;
+                char *out = element(to, w->stored, lane, first + r);
+                uint16_t half = lb_f32_to_bf16(value);
+                if (w->stored == LB_BF16)
+                    memcpy(out, &half, sizeof half);
+                else
+                    memcpy(out, &value, sizeof value);
             }
         }
     }
@@ -54,54 +119,63 @@ static void pack_rows(void *arg, size_t index, size_t thread)
     float *rows = job->rows[thread];
     size_t first = index * LB_PANEL;
     size_t count = w->n - first < LB_PANEL ? w->n - first : LB_PANEL;
-    job->source->read(job->source->arg, first, count, rows);
+    for (size_t i = 0; i < count; i++)
+        job->source->read(job->source->arg, first + i, 1, rows + i * job->stride);
     if (w->forward)
-        put_forward(w, index, count, rows);
+        put_forward(job, index, count, rows);
     if (w->backward)
-        put_backward(w, first, count, rows);
-    for (size_t i = 0; w->rows && i < count * w->k; i++)
-        put(w->rows, w->stored, first * w->k + i, rows[i]);
+        put_backward(job, first, count, rows);
 }
 
-static lb_status allocate(lb_weight *w, unsigned flag, size_t elements, void **out)
+static lb_status allocate(lb_weight *w, size_t bytes, void **out)
 {
-    if (!(w->flags & flag))
-        return LB_OK;
-    size_t size = elements * lb_dtype_size(w->stored);
-    *out = lb_cpu_room(size);   /* every element is written */
-    w->bytes += size;
-    return *out ? LB_OK : LB_ENOMEM;
+    *out = bytes ? lb_cpu_room(bytes) : NULL;   /* every byte is written */
+    w->bytes += bytes;
+    return *out || !bytes ? LB_OK : LB_ENOMEM;
 }
 
-lb_status lb_cpu_weight_pack(void *self, lb_weight *w, const lb_row_source *source)
+static lb_status allocate_all(lb_weight *w)
+{
+    size_t panels = (w->n + LB_PANEL - 1) / LB_PANEL, across = (w->k + LB_PANEL - 1) / LB_PANEL;
+    size_t scales = panels * lb_quant_blocks(w->k) * LB_PANEL;
+    bool integer = lb_dtype_is_integer(w->stored);
+    void *found[4] = {NULL};
+    const size_t bytes[4] = {
+        w->flags & LB_WEIGHT_FORWARD ? panels * lb_panel_bytes(w->stored, w->k) : 0,
+        w->flags & LB_WEIGHT_BACKWARD ? across * lb_panel_bytes(w->stored, w->n) : 0,
+        integer ? scales * sizeof *w->scales : 0,
+        w->stored == LB_INT8 ? scales * sizeof *w->sums : 0,
+    };
+    lb_status status = LB_OK;
+    for (int i = 0; status == LB_OK && i < 4; i++)
+        status = allocate(w, bytes[i], &found[i]);
+    w->forward = found[0];
+    w->backward = found[1];
+    w->scales = found[2];
+    w->sums = found[3];
+    /* The last of an odd number of rows has no neighbour in its group. */
+    if (status == LB_OK && w->backward && w->stored == LB_BF16 && w->n % 2 != 0)
+        memset(w->backward, 0, bytes[1]);
+    return status;
+}
+
+lb_status LB_K(lb_cpu_weight_pack)(void *self, lb_weight *w, const lb_row_source *source)
 {
     lb_cpu *cpu = self;
-    size_t blocks = (w->n + LB_PANEL - 1) / LB_PANEL, panels = (w->k + LB_PANEL - 1) / LB_PANEL;
     uint32_t threads = lb_pool_threads(cpu->pool);
-    pack_job job = {.w = w, .source = source, .rows = calloc(threads, sizeof *job.rows)};
-    lb_status status = job.rows ? LB_OK : LB_ENOMEM;
+    pack_job job = {.w = w, .source = source, .stride = (w->k + 31) / 16 * 16,
+                    .rows = calloc(threads, sizeof *job.rows)};
+    lb_status status = job.rows ? allocate_all(w) : LB_ENOMEM;
+    if (job.stride % 256 == 0)
+        job.stride += LB_LANES;
     for (uint32_t i = 0; status == LB_OK && i < threads; i++) {
-        job.rows[i] = lb_cpu_room(LB_PANEL * w->k * sizeof **job.rows);
+        job.rows[i] = lb_cpu_room(LB_PANEL * job.stride * sizeof **job.rows);
         status = job.rows[i] ? LB_OK : LB_ENOMEM;
     }
     if (status == LB_OK)
-        status = allocate(w, LB_WEIGHT_FORWARD, blocks * LB_PANEL * w->k, &w->forward);
-    if (status == LB_OK)
-        status = allocate(w, LB_WEIGHT_BACKWARD, panels * LB_PANEL * w->n, &w->backward);
-    if (status == LB_OK)
-        status = allocate(w, LB_WEIGHT_ROWS, w->n * w->k, &w->rows);
-    if (status == LB_OK)
-        lb_pool_run(cpu->pool, blocks, pack_rows, &job);
+        lb_pool_run(cpu->pool, (w->n + LB_PANEL - 1) / LB_PANEL, pack_rows, &job);
     for (uint32_t i = 0; job.rows && i < threads; i++)
         free(job.rows[i]);
     free(job.rows);
     return status;
-}
-
-void lb_cpu_weight_drop(void *self, lb_weight *w)
-{
-    (void)self;
-    free(w->forward);
-    free(w->backward);
-    free(w->rows);
 }

@@ -5,6 +5,7 @@
  * The same source is compiled once for each instruction set (LB_ISA_AVX512, LB_ISA_AVX2, or plain
  * C) and gives the same bits in each, because all of them have sixteen lanes, fuse exactly where
  * vf_fma says so, and reduce in the one tree of vf_sum. LB_K(name) gives a symbol its suffix.
+ * vf_bf16_low and _high expand the two bf16 that each of sixteen 4-byte lanes holds.
  */
 #ifndef LB_COMMON_TENSOR_CPU_SIMD_H
 #define LB_COMMON_TENSOR_CPU_SIMD_H
@@ -18,7 +19,11 @@
 #if defined(LB_ISA_AVX512)
 
 #include <immintrin.h>
+#if defined(LB_ISA_VNNI)
+#define LB_K(name) name##_avx512vnni
+#else
 #define LB_K(name) name##_avx512
+#endif
 typedef __m512 vf;
 static inline vf vf_set(float x) { return _mm512_set1_ps(x); }
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
@@ -50,10 +55,14 @@ static inline vf vf_where_nan(vf x, vf b)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), b, x);
 }
-static inline vf vf_load_bf16(const uint16_t *p)
+static inline vf vf_bf16_low(const float *p)
 {
-    __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)p);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+static inline vf vf_bf16_high(const float *p)
+{
+    __m512i high = _mm512_set1_epi32((int32_t)0xFFFF0000u);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), high));
 }
 
 #elif defined(LB_ISA_AVX2)
@@ -105,12 +114,20 @@ static inline vf vf_where_nan(vf x, vf b)
     return (vf){_mm256_blendv_ps(b.a, x.a, _mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q)),
                 _mm256_blendv_ps(b.b, x.b, _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q))};
 }
-static inline __m256 bf16_half(const uint16_t *p)
+static inline __m256 low_half(__m256 x)
 {
-    __m128i half = _mm_loadu_si128((const __m128i *)(const void *)p);
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 16));
 }
-static inline vf vf_load_bf16(const uint16_t *p) { return (vf){bf16_half(p), bf16_half(p + 8)}; }
+static inline vf vf_bf16_low(const float *p)
+{
+    return (vf){low_half(_mm256_loadu_ps(p)), low_half(_mm256_loadu_ps(p + 8))};
+}
+static inline vf vf_bf16_high(const float *p)
+{
+    __m256 high = _mm256_castsi256_ps(_mm256_set1_epi32((int32_t)0xFFFF0000u));
+    return (vf){_mm256_and_ps(_mm256_loadu_ps(p), high),
+                _mm256_and_ps(_mm256_loadu_ps(p + 8), high)};
+}
 
 #else
 
@@ -150,14 +167,17 @@ static inline vf vf_where_less(vf x, vf y, vf a, vf b)
     LB_EACH(x.v[i] < y.v[i] ? a.v[i] : b.v[i]);
 }
 static inline vf vf_where_nan(vf x, vf b) { LB_EACH(x.v[i] != x.v[i] ? x.v[i] : b.v[i]); }
-static inline float bf16_lane(uint16_t x)
+static inline float bf16_lane(const float *p, int shift, uint32_t mask)
 {
-    uint32_t bits = (uint32_t)x << 16;
+    uint32_t bits;
     float out;
+    memcpy(&bits, p, sizeof bits);
+    bits = bits << shift & mask;
     memcpy(&out, &bits, sizeof out);
     return out;
 }
-static inline vf vf_load_bf16(const uint16_t *p) { LB_EACH(bf16_lane(p[i])); }
+static inline vf vf_bf16_low(const float *p) { LB_EACH(bf16_lane(p + i, 16, 0xFFFFFFFFu)); }
+static inline vf vf_bf16_high(const float *p) { LB_EACH(bf16_lane(p + i, 0, 0xFFFF0000u)); }
 #undef LB_EACH
 
 #endif

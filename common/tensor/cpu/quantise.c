@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Activations as integers: a block of LB_QUANT_BLOCK of a row is divided by its scale, the block's
+ * largest magnitude over LB_INT16_MAX or LB_INT8_MAX, and rounded to nearest even. A block that is
+ * not finite gets the scale NaN, so that its row's results are NaN and are noticed.
+ */
+#include "common/tensor/cpu/quantise.h"
+
+#define ROWS_PER_TASK 16u
+
+typedef struct quantise_job {
+    lb_tensor x;
+    lb_dtype stored;
+    char *rows;
+    float *scales;
+    size_t stride, blocks;
+} quantise_job;
+
+static void quantise_row(const quantise_job *job, size_t r)
+{
+    const float *x = row_f32(job->x, r);
+    char *out = job->rows + r * job->stride;
+    for (size_t b = 0; b < job->blocks; b++) {
+        size_t first = b * LB_QUANT_BLOCK;
+        size_t count = job->x.cols - first < LB_QUANT_BLOCK ? job->x.cols - first : LB_QUANT_BLOCK;
+        float inverse;
+        job->scales[r * job->blocks + b] = quant_scale(x + first, count, job->stored, &inverse);
+        for (size_t i = 0; i < count; i += LB_LANES) {
+            vf v = count - i >= LB_LANES ? vf_load(x + first + i)
+                                         : vf_load_n(x + first + i, count - i, 0.0f);
+            v = vf_mul(v, vf_set(inverse));
+            if (job->stored == LB_INT16)
+                vf_store_i16((int16_t *)(void *)out + first + i, v);
+            else
+                vf_store_u8((uint8_t *)out + first + i, v);
+        }
+    }
+}
+
+static void quantise_task(void *arg, size_t index, size_t thread)
+{
+    const quantise_job *job = arg;
+    (void)thread;
+    size_t first = index * ROWS_PER_TASK;
+    for (size_t r = first; r < job->x.rows && r < first + ROWS_PER_TASK; r++)
+        quantise_row(job, r);
+}
+
+lb_status LB_K(lb_quantise_rows)(lb_cpu *cpu, lb_dtype stored, lb_tensor x, lb_quantised *out)
+{
+    *out = (lb_quantised){0};
+    if (!lb_dtype_is_integer(stored))
+        return LB_OK;
+    /* Whole vectors are stored; a stride that is no multiple of 4 KiB keeps the rows of a tile in
+     * different sets of the cache. */
+    size_t padded = (x.cols + LB_LANES - 1) / LB_LANES * LB_LANES;
+    size_t stride = (padded * lb_dtype_size(stored) + 127) / 64 * 64;
+    if (stride % 1024 == 0)
+        stride += 64;
+    quantise_job job = {.x = x, .stored = stored, .stride = stride,
+                        .blocks = lb_quant_blocks(x.cols)};
+    size_t bytes = (x.rows * stride + 63) / 64 * 64;
+    lb_status status = lb_cpu_rows(cpu, bytes + x.rows * job.blocks * sizeof(float));
+    if (status != LB_OK)
+        return status;
+    job.rows = cpu->rows;
+    job.scales = (float *)(void *)(job.rows + bytes);
+    lb_pool_run(cpu->pool, (x.rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, quantise_task, &job);
+    *out = (lb_quantised){job.rows, stride, job.scales, job.blocks};
+    return LB_OK;
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * vi - sixteen lanes of int32, which take sums of products of small integers. Integer sums are
+ * exact, so every instruction set gives the same lanes by whichever instructions it has.
+ *
+ * A group is what one lane consumes at once: two int16, or four 8-bit integers.
+ */
+#ifndef LB_COMMON_TENSOR_CPU_SIMD_INT_H
+#define LB_COMMON_TENSOR_CPU_SIMD_INT_H
+
+#include "common/tensor/cpu/simd.h"
+
+#if defined(LB_ISA_AVX512)
+
+/* Not __m512i, whose elements are 64-bit: gcc then keeps arrays of sums in memory. */
+typedef int32_t vi __attribute__((vector_size(64)));
+static inline vi vi_zero(void) { return (vi)_mm512_setzero_si512(); }
+static inline vi vi_load(const void *p) { return (vi)_mm512_loadu_si512(p); }
+static inline vi vi_set(int32_t x) { return (vi)_mm512_set1_epi32(x); }
+static inline vf vi_to_vf(vi a) { return _mm512_cvtepi32_ps((__m512i)a); }
+#if defined(LB_ISA_VNNI)
+static inline vi vi_dot_i16(vi sum, vi a, vi b)
+{
+    return (vi)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+}
+static inline vi vi_dot_u8i8(vi sum, vi a, vi b)
+{
+    return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+}
+#else
+static inline vi vi_dot_i16(vi sum, vi a, vi b)
+{
+    return sum + (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+}
+/* Bytes 0 and 2, then 1 and 3, of each group as int16; no step saturates. */
+static inline vi vi_dot_u8i8(vi sum, vi x, vi y)
+{
+    __m512i a = (__m512i)x, b = (__m512i)y;
+    __m512i even = _mm512_madd_epi16(_mm512_and_si512(a, _mm512_set1_epi16(0xFF)),
+                                     _mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8));
+    __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(a, 8), _mm512_srai_epi16(b, 8));
+    return sum + (vi)_mm512_add_epi32(even, odd);
+}
+#endif
+/* Rounds to nearest even. */
+static inline void vf_store_i16(int16_t *p, vf a)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(a)));
+}
+static inline void vf_store_i8(int8_t *p, vf a)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+
+#elif defined(LB_ISA_AVX2)
+
+typedef struct vi { __m256i a, b; } vi;
+static inline vi vi_zero(void) { return (vi){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+static inline vi vi_load(const void *p)
+{
+    const __m256i *from = p;
+    return (vi){_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1)};
+}
+static inline vi vi_set(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+static inline vf vi_to_vf(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+static inline vi vi_dot_i16(vi sum, vi x, vi y)
+{
+    return (vi){_mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, y.a)),
+                _mm256_add_epi32(sum.b, _mm256_madd_epi16(x.b, y.b))};
+}
+static inline __m256i dot_half(__m256i sum, __m256i a, __m256i b)
+{
+    __m256i even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(0xFF)),
+                                     _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
+    __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
+    return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+}
+static inline vi vi_dot_u8i8(vi sum, vi x, vi y)
+{
+    return (vi){dot_half(sum.a, x.a, y.a), dot_half(sum.b, x.b, y.b)};
+}
+static inline __m256i pack_i16(vf x)
+{
+    __m256i mixed = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+    return _mm256_permute4x64_epi64(mixed, 0xD8);
+}
+static inline void vf_store_i16(int16_t *p, vf x)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, pack_i16(x));
+}
+static inline void vf_store_i8(int8_t *p, vf x)
+{
+    __m256i wide = pack_i16(x);
+    _mm_storeu_si128((__m128i *)(void *)p, _mm_packs_epi16(_mm256_castsi256_si128(wide),
+                                                           _mm256_extracti128_si256(wide, 1)));
+}
+
+#else
+
+typedef struct vi { int32_t v[LB_LANES]; } vi;
+static inline vi vi_load(const void *p)
+{
+    vi r;
+    memcpy(&r, p, sizeof r);
+    return r;
+}
+static inline vi vi_zero(void) { return (vi){{0}}; }
+static inline vi vi_set(int32_t x)
+{
+    vi r;
+    for (size_t i = 0; i < LB_LANES; i++)
+        r.v[i] = x;
+    return r;
+}
+static inline vf vi_to_vf(vi a)
+{
+    vf r;
+    for (size_t i = 0; i < LB_LANES; i++)
+        r.v[i] = (float)a.v[i];
+    return r;
+}
+static inline vi vi_dot_i16(vi sum, vi a, vi b)
+{
+    int16_t x[2 * LB_LANES], y[2 * LB_LANES];
+    memcpy(x, &a, sizeof x);
+    memcpy(y, &b, sizeof y);
+    for (size_t i = 0; i < LB_LANES; i++)
+        sum.v[i] += x[2 * i] * y[2 * i] + x[2 * i + 1] * y[2 * i + 1];
+    return sum;
+}
+static inline vi vi_dot_u8i8(vi sum, vi a, vi b)
+{
+    uint8_t x[4 * LB_LANES];
+    int8_t y[4 * LB_LANES];
+    memcpy(x, &a, sizeof x);
+    memcpy(y, &b, sizeof y);
+    for (size_t i = 0; i < 4 * LB_LANES; i++)
+        sum.v[i / 4] += x[i] * y[i];
+    return sum;
+}
+/* What no integer is near (NaN, for one) becomes 0: its conversion would be undefined. */
+static inline int32_t nearest(float x)
+{
+    return x >= -32768.0f && x <= 32767.0f ? (int32_t)rintf(x) : 0;
+}
+static inline void vf_store_i16(int16_t *p, vf a)
+{
+    for (size_t i = 0; i < LB_LANES; i++)
+        p[i] = (int16_t)nearest(a.v[i]);
+}
+static inline void vf_store_i8(int8_t *p, vf a)
+{
+    for (size_t i = 0; i < LB_LANES; i++)
+        p[i] = (int8_t)nearest(a.v[i]);
+}
+
+#endif
+
+/* With 128 added to each: -128 .. 127 becomes 0 .. 255. */
+static inline void vf_store_u8(uint8_t *p, vf a)
+{
+    int8_t lane[LB_LANES];
+    uint64_t bits[2];
+    vf_store_i8(lane, a);
+    memcpy(bits, lane, sizeof bits);
+    bits[0] ^= 0x8080808080808080u;
+    bits[1] ^= 0x8080808080808080u;
+    memcpy(p, bits, sizeof bits);
+}
+
+static inline int32_t load_i32(const void *p)
+{
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+#endif

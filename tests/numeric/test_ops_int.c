@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Products with weights that are stored as integers: against a float64 product of values that this
+ * file quantises by itself, and how far they are from the product that was meant.
+ */
+#include "common/tensor/ops.h"
+#include "tests/numeric/ops_fixture.h"
+
+#include <math.h>
+
+static float most(lb_dtype stored)
+{
+    return stored == LB_INT16 ? 4095.0f : 127.0f;
+}
+
+/* Rounds x[count] to what its blocks of LB_QUANT_BLOCK can hold, as f64 in out. */
+static void quantised(const float *x, size_t count, lb_dtype stored, double *out)
+{
+    for (size_t first = 0; first < count; first += LB_QUANT_BLOCK) {
+        size_t end = first + LB_QUANT_BLOCK < count ? first + LB_QUANT_BLOCK : count;
+        float largest = 0.0f;
+        for (size_t i = first; i < end; i++)
+            largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+        for (size_t i = first; i < end; i++) {
+            float scale = largest / most(stored);
+            float inverse = largest < 1e-30f ? 0.0f : most(stored) / largest;
+            out[i] = nearbyint((double)(x[i] * inverse)) * (double)(inverse == 0 ? 0 : scale);
+        }
+    }
+}
+
+typedef struct errors {
+    double square, meant;          /* sums over the outputs of error^2 and of meant^2 */
+} errors;
+
+static errors check_product(fixture *f, size_t m, size_t k, size_t n, lb_dtype stored)
+{
+    errors e = {0};
+    float *x = matrix(1, 0, m, k, 1.0f), *w = matrix(2, 0, n, k, 1.0f);
+    double *qx = take(m * k, sizeof *qx), *qw = take(n * k, sizeof *qw);
+    lb_weight *weight = pack_weight(f, w, n, k, stored, LB_WEIGHT_FORWARD);
+    lb_tensor out = blank(f, m, n);
+    lb_linear(f->ops, out, upload_strided(f, x, m, k), weight, (lb_tensor){0});
+    float *got = download(f, out);
+    assert_true(lb_weight_bytes(weight) ==
+                lb_weight_packed_bytes(n, k, stored, LB_WEIGHT_FORWARD));
+    for (size_t i = 0; i < m; i++)
+        quantised(x + i * k, k, stored, qx + i * k);
+    for (size_t j = 0; j < n; j++)
+        quantised(w + j * k, k, stored, qw + j * k);
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
+            double want = 0.0, meant = 0.0, magnitude = 0.0;
+            for (size_t d = 0; d < k; d++) {
+                want += qx[i * k + d] * qw[j * k + d];
+                meant += (double)x[i * k + d] * (double)w[j * k + d];
+                magnitude += fabs(qx[i * k + d] * qw[j * k + d]);
+            }
+            /* The scales and a block's sum are rounded to f32, and so are the products with them. */
+            assert_close(got[i * n + j], want, 8 * ROUNDING * magnitude + 1e-30);
+            e.square += (got[i * n + j] - meant) * (got[i * n + j] - meant);
+            e.meant += meant * meant;
+        }
+    }
+    lb_weight_free(weight);
+    free(got);
+    free(qx);
+    free(qw);
+    free(x);
+    free(w);
+    lb_ops_reset(f->ops);
+    return e;
+}
+
+static void test_integer_products(void **state)
+{
+    (void)state;
+    static const size_t sizes[][3] = {{1, 1, 1}, {3, 2, 31}, {5, 3, 33}, {13, 127, 40},
+                                      {2, 128, 65}, {25, 129, 7}, {30, 576, 70}, {12, 1030, 32}};
+    fixture f;
+    assert_true(fixture_open(&f, 2, NULL));
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        check_product(&f, sizes[i][0], sizes[i][1], sizes[i][2], LB_INT16);
+        check_product(&f, sizes[i][0], sizes[i][1], sizes[i][2], LB_INT8);
+    }
+    /* bf16 inputs would be off by 2.3e-3 here (2^-9 / sqrt(3), twice). */
+    errors fast = check_product(&f, 30, 1024, 70, LB_INT16);
+    errors bytes = check_product(&f, 30, 1024, 70, LB_INT8);
+    double fast_error = sqrt(fast.square / fast.meant);
+    double byte_error = sqrt(bytes.square / bytes.meant);
+    print_message("relative rms error: fast %.2g, int8 %.2g\n", fast_error, byte_error);
+    assert_true(fast_error > 0.0 && fast_error < 4e-4);
+    assert_true(byte_error > 10 * fast_error && byte_error < 1.2e-2);
+    fixture_close(&f);
+}
+
+/* The largest magnitudes, all of one sign: the int32 sums may not wrap. */
+static void test_sums_do_not_wrap(void **state)
+{
+    (void)state;
+    enum { K = 256, N = 32, M = 13 };
+    fixture f;
+    assert_true(fixture_open(&f, 1, NULL));
+    float *x = floats(M * K), *w = floats(N * K);
+    for (size_t i = 0; i < M * K; i++)
+        x[i] = 3.0f;
+    for (size_t i = 0; i < N * K; i++)
+        w[i] = i / K % 2 ? -2.0f : 2.0f;
+    for (int eight = 0; eight < 2; eight++) {
+        lb_weight *weight = pack_weight(&f, w, N, K, eight ? LB_INT8 : LB_INT16,
+                                        LB_WEIGHT_FORWARD);
+        lb_tensor out = blank(&f, M, N);
+        lb_linear(f.ops, out, upload(&f, x, M, K), weight, (lb_tensor){0});
+        float *got = download(&f, out);
+        for (size_t i = 0; i < M * N; i++)
+            assert_close(got[i], i % N % 2 ? -6.0 * K : 6.0 * K, 1e-3);
+        free(got);
+        lb_weight_free(weight);
+    }
+    free(x);
+    free(w);
+    fixture_close(&f);
+}
+
+/* What is not finite stays visible in its own row; blocks of zeros and of tiny numbers are 0. */
+static void test_odd_values(void **state)
+{
+    (void)state;
+    enum { K = 200, N = 33, M = 4 };
+    fixture f;
+    static const lb_dtype dtypes[] = {LB_INT16, LB_INT8};
+    static const char *const isas[] = {"avx512vnni", "avx512", "avx2", "portable"};
+    float *x = matrix(3, 0, M, K, 1.0f), *w = matrix(4, 0, N, K, 1.0f);
+    x[5] = NAN;
+    x[K + 150] = -INFINITY;
+    for (size_t i = 0; i < K; i++)
+        x[2 * K + i] = i % 2 ? 0.0f : 1e-38f;
+    for (size_t c = 0; c < COUNT(isas) * 2; c++) {
+        if (!fixture_open(&f, 1, isas[c / 2]))
+            continue;
+        lb_weight *weight = pack_weight(&f, w, N, K, dtypes[c % 2], LB_WEIGHT_FORWARD);
+        lb_tensor out = blank(&f, M, N);
+        lb_linear(f.ops, out, upload(&f, x, M, K), weight, (lb_tensor){0});
+        float *got = download(&f, out);
+        for (size_t j = 0; j < N; j++) {
+            assert_true(isnan(got[j]) && isnan(got[N + j]));
+            assert_true(got[2 * N + j] == 0.0f && isfinite(got[3 * N + j]));
+        }
+        free(got);
+        lb_weight_free(weight);
+        fixture_close(&f);
+    }
+    free(x);
+    free(w);
+}
+
+static void test_embedding_of_integers(void **state)
+{
+    (void)state;
+    enum { VOCAB = 37, COLS = 150 };
+    static const uint32_t ids[] = {36, 0, 5};
+    static const lb_dtype dtypes[] = {LB_INT16, LB_INT8};
+    fixture f;
+    assert_true(fixture_open(&f, 2, NULL));
+    float *table = matrix(16, 0, VOCAB, COLS, 1.0f);
+    for (size_t d = 0; d < COUNT(dtypes); d++) {
+        lb_weight *w = pack_weight(&f, table, VOCAB, COLS, dtypes[d], LB_WEIGHT_FORWARD);
+        lb_tensor out = blank(&f, COUNT(ids), COLS);
+        double want[COLS];
+        lb_embed(f.ops, out, w, ids);
+        float *got = download(&f, out);
+        for (size_t r = 0; r < COUNT(ids); r++) {
+            quantised(table + ids[r] * COLS, COLS, dtypes[d], want);
+            for (size_t i = 0; i < COLS; i++)
+                assert_close(got[r * COLS + i], want[i], 4 * ROUNDING * fabs(want[i]));
+        }
+        free(got);
+        lb_weight_free(w);
+    }
+    free(table);
+    fixture_close(&f);
+}
+
+static void test_integers_have_no_backward(void **state)
+{
+    (void)state;
+    fixture f;
+    lb_err err = {0};
+    lb_weight *w = NULL;
+    float host[4] = {1, 2, 3, 4};
+    assert_true(fixture_open(&f, 1, NULL));
+    assert_int_equal(lb_weight_create(f.backend, 2, 2, host, LB_F32, LB_INT8, ALL_PACKINGS, &w,
+                                      &err), LB_EUNSUPPORTED);
+    assert_string_equal(err.field, "dtype");
+    assert_non_null(strstr(err.message, "int8"));
+    fixture_close(&f);
+}
+
+static void test_dtype_names(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"f32", "bf16", "fast", "int8"};
+    lb_dtype dtype = LB_I32;
+    for (size_t i = 0; i < COUNT(names); i++) {
+        assert_true(lb_dtype_parse(names[i], &dtype));
+        assert_string_equal(lb_dtype_name(dtype), names[i]);
+    }
+    assert_false(lb_dtype_parse("INT8", &dtype));
+    assert_false(lb_dtype_parse("", &dtype));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_integer_products),
+        cmocka_unit_test(test_sums_do_not_wrap),
+        cmocka_unit_test(test_odd_values),
+        cmocka_unit_test(test_embedding_of_integers),
+        cmocka_unit_test(test_integers_have_no_backward),
+        cmocka_unit_test(test_dtype_names),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
