@@ -100,7 +100,7 @@ int lb_remote_show(const lb_remote_options *options, const char *method, const c
 typedef struct lb_local_options {
     const char *model;
     const char *adapter;
-    const char *dtype;     /* "f32" or "bf16" */
+    const char *dtype;     /* one of LB_DTYPE_NAMES */
     uint32_t threads;
     bool json;
 } lb_local_options;
@@ -110,7 +110,7 @@ typedef struct lb_local_options {
      .help = "a Hugging Face folder, ORG/NAME in its cache, or a .gguf file (required)"},       \
     {.name = "adapter", .type = LB_OPT_STRING, .out = &(o).adapter, .value = "DIR",             \
      .help = "a PEFT LoRA folder"},                                                             \
-    {.name = "dtype", .type = LB_OPT_STRING, .out = &(o).dtype, .value = "f32|bf16",            \
+    {.name = "dtype", .type = LB_OPT_STRING, .out = &(o).dtype, .value = LB_DTYPE_NAMES,        \
      .help = "storage of the weights (default f32)"},                                           \
     {.name = "threads", .type = LB_OPT_U32, .out = &(o).threads, .min = 0, .max = 1024,         \
      .value = "N", .help = "threads, 0: all this process may use"},                             \

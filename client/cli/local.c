@@ -10,12 +10,8 @@
 
 static lb_status parse_dtype(const char *name, lb_dtype *out, lb_err *err)
 {
-    if (!name || strcmp(name, "f32") == 0)
-        *out = LB_F32;
-    else if (strcmp(name, "bf16") == 0)
-        *out = LB_BF16;
-    else
-        return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is neither f32 nor bf16", name);
+    if (!lb_dtype_parse(name ? name : "f32", out))
+        return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is none of " LB_DTYPE_NAMES, name);
     return LB_OK;
 }
 

@@ -31,7 +31,7 @@
 #define URL_BYTES 128
 
 typedef struct up_options {
-    const char *teacher, *student, *data, *url_file, *dtype;
+    const char *teacher, *student, *data, *url_file, *dtype, *teacher_dtype;
     uint32_t workers, threads, coordinator_port, teacher_port;
 } up_options;
 
@@ -79,7 +79,8 @@ static void arguments(const supervisor *s, size_t index, const char *argv[ARGS_M
     if (index == 0) {
         listen_address(c, s->o->teacher_port, scratch, URL_BYTES);
         const char *more[] = {"--model", s->o->teacher, "--name", "teacher", "--listen", scratch,
-                              "--threads", threads, "--dtype", s->o->dtype};
+                              "--threads", threads, "--dtype",
+                              s->o->teacher_dtype ? s->o->teacher_dtype : s->o->dtype};
         memcpy(argv + n, more, sizeof more);
         n += sizeof more / sizeof *more;
     } else if (index == 1) {
@@ -344,7 +345,9 @@ int lb_cmd_up(int argc, char **argv)
         {.name = "threads", .type = LB_OPT_U32, .out = &o.threads, .max = 1024, .value = "N",
          .help = "of each process, 0: all it may use"},
         {.name = "dtype", .type = LB_OPT_STRING, .out = &o.dtype, .value = "f32|bf16",
-         .help = "storage of the weights"},
+         .help = "how the weights are stored and multiplied"},
+        {.name = "teacher-dtype", .type = LB_OPT_STRING, .out = &o.teacher_dtype,
+         .value = LB_DTYPE_NAMES, .help = "the same for the teacher alone (default: --dtype)"},
         {.name = "url-file", .type = LB_OPT_STRING, .out = &o.url_file, .value = "FILE",
          .help = "file that gets the coordinator's URL once all are ready"},
     };

@@ -53,12 +53,14 @@ static lb_status check(const char *dtype, const char *level, lb_worker_config *c
         return lb_fail(err, LB_EINVAL, "coordinator", "--coordinator URL is required");
     if (config->model_count == 0)
         return lb_fail(err, LB_EINVAL, "model", "--model NAME=DIR is required");
-    if (strcmp(dtype, "f32") != 0 && strcmp(dtype, "bf16") != 0)
+    if (!lb_dtype_parse(dtype, &config->dtype))
         return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is neither f32 nor bf16", dtype);
+    if (config->dtype != LB_F32 && config->dtype != LB_BF16)
+        return lb_fail(err, LB_EUNSUPPORTED, "dtype", "%s has no backward; take f32 or bf16",
+                       dtype);
     if (!lb_log_level_parse(level, least))
         return lb_fail(err, LB_EINVAL, "log-level", "'%.20s' is none of debug, info, warn, error",
                        level);
-    config->dtype = strcmp(dtype, "bf16") == 0 ? LB_BF16 : LB_F32;
     return LB_OK;
 }
 

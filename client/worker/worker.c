@@ -81,7 +81,7 @@ static void class_of(const lb_model *model, lb_dtype dtype, char out[LB_SHA256_H
     char text[256];
     uint8_t digest[LB_SHA256_BYTES];
     snprintf(text, sizeof text, "limbeck-numerics %s\nmodel %s\nweights %s\nkernels %s\n",
-             NUMERICS_VERSION, lb_model_digest(model), dtype == LB_BF16 ? "bf16" : "f32",
+             NUMERICS_VERSION, lb_model_digest(model), lb_dtype_name(dtype),
              NUMERICS_KERNELS);
     lb_sha256_of(text, strlen(text), digest);
     lb_sha256_hex(digest, out);

@@ -7,22 +7,40 @@
 
 #include <stdlib.h>
 
-/* y = W x (+ bias) + scale B (A x) for one projection of a layer; allocated in the arena. */
-static lb_tensor project(lb_model *model, const lb_adapter *adapter, size_t layer,
-                         lb_projection p, lb_tensor x)
+/* y = W x (+ bias) + scale B (A x) for `count` projections of a layer that read the same x, from
+ * `first` on; out[count] in the arena. */
+static void project(lb_model *model, const lb_adapter *adapter, size_t layer,
+                    lb_projection first, size_t count, lb_tensor x, lb_tensor *out)
 {
     lb_ops *ops = model->ops;
     const lb_layer *weights = &model->layers[layer];
-    lb_tensor none = {0};
-    lb_tensor y = lb_ops_alloc(ops, LB_F32, x.rows, lb_weight_n(weights->projection[p]));
-    lb_linear(ops, y, x, weights->projection[p], p <= LB_PROJ_V ? weights->bias[p] : none);
-    size_t slot = layer * LB_PROJ_COUNT + p;
-    if (adapter && adapter->a[slot].data) {
+    lb_linear_out products[LB_LINEARS_MAX];
+    for (size_t i = 0; i < count; i++) {
+        size_t p = first + i;
+        const lb_weight *w = weights->projection[p];
+        out[i] = lb_ops_alloc(ops, LB_F32, x.rows, lb_weight_n(w));
+        products[i] = (lb_linear_out){out[i], w, {0}};
+        if (p <= LB_PROJ_V)
+            products[i].bias = weights->bias[p];
+    }
+    lb_linears(ops, x, products, count);
+    for (size_t i = 0; i < count; i++) {
+        size_t slot = layer * LB_PROJ_COUNT + first + i;
+        if (!adapter || !adapter->a[slot].data)
+            continue;
         lb_tensor low = lb_ops_alloc(ops, LB_F32, x.rows, adapter->a[slot].rows);
         lb_gemm_nt(ops, low, x, adapter->a[slot], 1.0f, false);
-        lb_gemm_nt(ops, y, low, adapter->b[slot], adapter->scale[slot], true);
+        lb_gemm_nt(ops, out[i], low, adapter->b[slot], adapter->scale[slot], true);
     }
-    return y;
+}
+
+/* One projection, added to the residual stream. */
+static void add_projection(lb_model *model, const lb_adapter *adapter, size_t layer,
+                           lb_projection p, lb_tensor x, lb_tensor stream)
+{
+    lb_tensor y;
+    project(model, adapter, layer, p, 1, x, &y);
+    lb_add(model->ops, stream, y);
 }
 
 static lb_tensor norm(lb_model *model, lb_tensor x, lb_tensor gain)
@@ -75,23 +93,26 @@ void lb_block_forward(lb_model *model, const lb_adapter *adapter, size_t index,
         lb_copy(ops, s.input, x);
     }
     s.normed = norm(model, x, w->attention_norm);
-    s.q_raw = project(model, adapter, index, LB_PROJ_Q, s.normed);
-    s.k_raw = project(model, adapter, index, LB_PROJ_K, s.normed);
-    s.v = project(model, adapter, index, LB_PROJ_V, s.normed);
+    lb_tensor qkv[3], gate_up[2];
+    project(model, adapter, index, LB_PROJ_Q, 3, s.normed, qkv);
+    s.q_raw = qkv[0];
+    s.k_raw = qkv[1];
+    s.v = qkv[2];
     s.q = position_heads(model, s.q_raw, w->q_norm, rows);
     s.k = position_heads(model, s.k_raw, w->k_norm, rows);
     s.attended = attend(model, index, rows, &s);
-    lb_add(ops, x, project(model, adapter, index, LB_PROJ_O, s.attended));
+    add_projection(model, adapter, index, LB_PROJ_O, s.attended, x);
     if (state) {
         s.middle = lb_ops_alloc(ops, LB_F32, x.rows, x.cols);
         lb_copy(ops, s.middle, x);
     }
     s.mlp_normed = norm(model, x, w->mlp_norm);
-    s.gate = project(model, adapter, index, LB_PROJ_GATE, s.mlp_normed);
-    s.up = project(model, adapter, index, LB_PROJ_UP, s.mlp_normed);
+    project(model, adapter, index, LB_PROJ_GATE, 2, s.mlp_normed, gate_up);
+    s.gate = gate_up[0];
+    s.up = gate_up[1];
     s.gated = lb_ops_alloc(ops, LB_F32, x.rows, model->config.mlp);
     lb_swiglu(ops, s.gated, s.gate, s.up);
-    lb_add(ops, x, project(model, adapter, index, LB_PROJ_DOWN, s.gated));
+    add_projection(model, adapter, index, LB_PROJ_DOWN, s.gated, x);
     if (state)
         *state = s;
     else

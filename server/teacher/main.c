@@ -61,12 +61,11 @@ static lb_status check(const char *dtype, const char *level, lb_teacher_config *
 {
     if (!config->model_dir)
         return lb_fail(err, LB_EINVAL, "model", "--model DIR is required");
-    if (strcmp(dtype, "f32") != 0 && strcmp(dtype, "bf16") != 0)
-        return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is neither f32 nor bf16", dtype);
+    if (!lb_dtype_parse(dtype, &config->dtype))
+        return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is none of " LB_DTYPE_NAMES, dtype);
     if (!lb_log_level_parse(level, least))
         return lb_fail(err, LB_EINVAL, "log-level", "'%.20s' is none of debug, info, warn, error",
                        level);
-    config->dtype = strcmp(dtype, "bf16") == 0 ? LB_BF16 : LB_F32;
     return LB_OK;
 }
 
@@ -125,8 +124,8 @@ int main(int argc, char **argv)
          .help = "the model's name on the wire (default: the folder's, or ORG/NAME)"},
         {.name = "listen", .type = LB_OPT_STRING, .out = &config.listen, .value = "HOST:PORT",
          .help = "address to listen on; port 0: any free one"},
-        {.name = "dtype", .type = LB_OPT_STRING, .out = &dtype, .value = "f32|bf16",
-         .help = "storage of the weights"},
+        {.name = "dtype", .type = LB_OPT_STRING, .out = &dtype, .value = LB_DTYPE_NAMES,
+         .help = "how the weights are stored and multiplied (docs/NUMERICS.md)"},
         {.name = "threads", .type = LB_OPT_U32, .out = &config.threads, .max = THREADS_MAX,
          .value = "N", .help = "threads of the model, 0: all this process may use"},
         {.name = "max-batch-tokens", .type = LB_OPT_U32, .out = &config.max_batch_tokens,

@@ -63,7 +63,7 @@ static lb_status load(lb_teacher *t, const lb_teacher_config *config, lb_err *er
     if (status != LB_OK)
         return status;
     t->model_config = lb_model_get_config(t->model);
-    t->dtype = config->dtype == LB_BF16 ? "bf16" : "f32";
+    t->dtype = lb_dtype_name(config->dtype);
     memcpy(head, lb_model_digest(t->model), VERSION_HEX);
     t->version = strtoull(head, NULL, 16);
     return LB_OK;

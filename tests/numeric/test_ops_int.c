@@ -56,7 +56,7 @@ static errors check_product(fixture *f, size_t m, size_t k, size_t n, lb_dtype s
                 meant += (double)x[i * k + d] * (double)w[j * k + d];
                 magnitude += fabs(qx[i * k + d] * qw[j * k + d]);
             }
-            /* The scales and a block's sum are rounded to f32, and so are the products with them. */
+            /* A scale, a block's sum and the products with them are rounded to f32. */
             assert_close(got[i * n + j], want, 8 * ROUNDING * magnitude + 1e-30);
             e.square += (got[i * n + j] - meant) * (got[i * n + j] - meant);
             e.meant += meant * meant;
