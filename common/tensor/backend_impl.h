@@ -30,10 +30,16 @@ struct lb_weight {
     const lb_backend *backend;
 };
 
+static inline bool lb_dtype_is_integer(lb_dtype stored)
+{
+    return stored == LB_INT16 || stored == LB_INT8;
+}
+
+/* Integers are kept for whole vectors of 16 columns, because their blocks are rotated. */
 static inline size_t lb_panel_groups(lb_dtype stored, size_t depth)
 {
     size_t group = LB_GROUP_BYTES / lb_dtype_size(stored);
-    return (depth + group - 1) / group;
+    return (lb_dtype_is_integer(stored) ? (depth + 15) / 16 * 16 : depth + group - 1) / group;
 }
 
 static inline size_t lb_panel_bytes(lb_dtype stored, size_t depth)
@@ -44,11 +50,6 @@ static inline size_t lb_panel_bytes(lb_dtype stored, size_t depth)
 static inline size_t lb_quant_blocks(size_t k)
 {
     return (k + LB_QUANT_BLOCK - 1) / LB_QUANT_BLOCK;
-}
-
-static inline bool lb_dtype_is_integer(lb_dtype stored)
-{
-    return stored == LB_INT16 || stored == LB_INT8;
 }
 
 /* The three f32 products differ in how A and B are read. */

@@ -8,8 +8,9 @@
  * One thread uses an lb_ops at a time; the backend's own threads are inside the ops.
  *
  * Numerics, for every op: f32 arithmetic (bf16 only as storage of weights; integers where weights
- * are stored so), fused multiply-adds in an order that depends on the columns alone. The result for a row therefore has the same bits
- * whatever the number of rows, of threads, and whichever instruction set the backend chose.
+ * are stored so), fused multiply-adds in an order that depends on the columns alone. The result for
+ * a row therefore has the same bits whatever the number of rows, of threads, and whichever
+ * instruction set the backend chose.
  * Shapes: T rows (tokens), D hidden, N outputs, K inputs, H heads, V vocabulary.
  */
 #ifndef LB_COMMON_TENSOR_OPS_H

@@ -2,7 +2,7 @@
  *
  * What moves or adds rows: copy, gather, scatter, add, and the embedding's lookup.
  */
-#include "common/tensor/cpu/cpu.h"
+#include "common/tensor/cpu/quantise.h"
 
 lb_status LB_K(lb_cpu_add)(void *self, lb_tensor to, lb_tensor x)
 {
@@ -31,25 +31,41 @@ lb_status LB_K(lb_cpu_copy_rows)(void *self, lb_tensor to, lb_tensor from,
 static void unpack_row(const lb_weight *w, size_t id, float *out)
 {
     size_t size = lb_dtype_size(w->stored), group = LB_GROUP_BYTES / size;
-    size_t blocks = lb_quant_blocks(w->k), panel = id / LB_PANEL, lane = id % LB_PANEL;
+    size_t panel = id / LB_PANEL, lane = id % LB_PANEL;
     const char *from = (const char *)w->forward + panel * lb_panel_bytes(w->stored, w->k) +
                        lane * LB_GROUP_BYTES;
-    const float *scales = w->scales ? w->scales + panel * blocks * LB_PANEL + lane : NULL;
     for (size_t col = 0; col < w->k; col++) {
         const char *at = from + col / group * LB_PANEL * LB_GROUP_BYTES + col % group * size;
-        int16_t half;
+        uint16_t half;
         if (w->stored == LB_F32) {
             memcpy(&out[col], at, sizeof *out);
             continue;
         }
-        if (w->stored == LB_INT8) {
-            out[col] = (float)*(const int8_t *)at;
-        } else {
-            memcpy(&half, at, sizeof half);
-            out[col] = w->stored == LB_BF16 ? lb_bf16_to_f32((uint16_t)half) : (float)half;
+        memcpy(&half, at, sizeof half);
+        out[col] = lb_bf16_to_f32(half);
+    }
+}
+
+/* The same of integers: a block's values times its scale, rotated back. */
+static void unpack_integers(const lb_weight *w, size_t id, float *out)
+{
+    size_t size = lb_dtype_size(w->stored), group = LB_GROUP_BYTES / size;
+    size_t blocks = lb_quant_blocks(w->k), panel = id / LB_PANEL, lane = id % LB_PANEL;
+    const char *from = (const char *)w->forward + panel * lb_panel_bytes(w->stored, w->k) +
+                       lane * LB_GROUP_BYTES;
+    for (size_t b = 0; b < blocks; b++) {
+        float values[LB_QUANT_BLOCK], scale = w->scales[(panel * blocks + b) * LB_PANEL + lane];
+        size_t first = b * LB_QUANT_BLOCK, count = quant_count(w->k, first);
+        for (size_t i = 0; i < count; i++) {
+            size_t col = first + i;
+            const char *at = from + col / group * LB_PANEL * LB_GROUP_BYTES + col % group * size;
+            int16_t wide;
+            memcpy(&wide, at, w->stored == LB_INT16 ? sizeof wide : 0);
+            values[i] = scale * (float)(w->stored == LB_INT16 ? wide : *(const int8_t *)at);
         }
-        if (scales)
-            out[col] *= scales[col / LB_QUANT_BLOCK * LB_PANEL];
+        quant_rotate(values, count, true);
+        memcpy(out + first, values,
+               (w->k - first < count ? w->k - first : count) * sizeof *values);
     }
 }
 
@@ -63,7 +79,10 @@ static void embed_task(void *arg, size_t index, size_t thread)
 {
     const embed_job *job = arg;
     (void)thread;
-    unpack_row(job->table, job->ids[index], row_f32(job->out, index));
+    if (lb_dtype_is_integer(job->table->stored))
+        unpack_integers(job->table, job->ids[index], row_f32(job->out, index));
+    else
+        unpack_row(job->table, job->ids[index], row_f32(job->out, index));
 }
 
 lb_status LB_K(lb_cpu_embed)(void *self, lb_tensor out, const lb_weight *table,

@@ -40,17 +40,14 @@ static void put_integers(const lb_weight *w, size_t panel, size_t lane, const fl
     char *to = (char *)w->forward + panel * lb_panel_bytes(w->stored, w->k);
     size_t blocks = lb_quant_blocks(w->k);
     for (size_t b = 0; b < blocks; b++) {
-        int16_t wide[LB_QUANT_BLOCK] = {0};
+        int16_t wide[LB_QUANT_BLOCK];
+        float values[LB_QUANT_BLOCK], inverse;
         size_t first = b * LB_QUANT_BLOCK, at = (panel * blocks + b) * LB_PANEL + lane;
-        size_t count = w->k - first < LB_QUANT_BLOCK ? w->k - first : LB_QUANT_BLOCK;
-        float inverse;
+        size_t count = quant_block(row, w->k, first, values);
         int32_t sum = 0;
-        w->scales[at] = quant_scale(row + first, count, w->stored, &inverse);
-        for (size_t i = 0; i < count; i += LB_LANES) {
-            vf v = count - i >= LB_LANES ? vf_load(row + first + i)
-                                         : vf_load_n(row + first + i, count - i, 0.0f);
-            vf_store_i16(wide + i, vf_mul(v, vf_set(inverse)));
-        }
+        w->scales[at] = quant_scale(values, count, w->stored, &inverse);
+        for (size_t i = 0; i < count; i += LB_LANES)
+            vf_store_i16(wide + i, vf_mul(vf_load(values + i), vf_set(inverse)));
         for (size_t i = 0; i < count; i++) {
             char *out = element(to, w->stored, lane, first + i);
             sum += wide[i];
@@ -70,7 +67,7 @@ static void put_forward(const pack_job *job, size_t panel, size_t count, const f
     const lb_weight *w = job->w;
     char *to = (char *)w->forward + panel * lb_panel_bytes(w->stored, w->k);
     size_t scales = panel * lb_quant_blocks(w->k) * LB_PANEL;
-    if (count < LB_PANEL || w->k * lb_dtype_size(w->stored) % LB_GROUP_BYTES != 0)
+    if (count < LB_PANEL || (w->stored == LB_BF16 && w->k % 2 != 0))
         memset(to, 0, lb_panel_bytes(w->stored, w->k));
     for (size_t i = count; w->scales && i < LB_PANEL; i++) {
         for (size_t b = 0; b < lb_quant_blocks(w->k); b++) {

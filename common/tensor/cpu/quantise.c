@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Activations as integers: a block of LB_QUANT_BLOCK of a row is divided by its scale, the block's
- * largest magnitude over LB_INT16_MAX or LB_INT8_MAX, and rounded to nearest even. A block that is
+ * Activations as integers: a block of LB_QUANT_BLOCK of a row is rotated, divided by its scale (the
+ * largest magnitude over LB_INT16_MAX or LB_INT8_MAX) and rounded to nearest even. A block that is
  * not finite gets the scale NaN, so that its row's results are NaN and are noticed.
  */
 #include "common/tensor/cpu/quantise.h"
@@ -21,14 +21,11 @@ static void quantise_row(const quantise_job *job, size_t r)
     const float *x = row_f32(job->x, r);
     char *out = job->rows + r * job->stride;
     for (size_t b = 0; b < job->blocks; b++) {
-        size_t first = b * LB_QUANT_BLOCK;
-        size_t count = job->x.cols - first < LB_QUANT_BLOCK ? job->x.cols - first : LB_QUANT_BLOCK;
-        float inverse;
-        job->scales[r * job->blocks + b] = quant_scale(x + first, count, job->stored, &inverse);
+        float block[LB_QUANT_BLOCK], inverse;
+        size_t first = b * LB_QUANT_BLOCK, count = quant_block(x, job->x.cols, first, block);
+        job->scales[r * job->blocks + b] = quant_scale(block, count, job->stored, &inverse);
         for (size_t i = 0; i < count; i += LB_LANES) {
-            vf v = count - i >= LB_LANES ? vf_load(x + first + i)
-                                         : vf_load_n(x + first + i, count - i, 0.0f);
-            v = vf_mul(v, vf_set(inverse));
+            vf v = vf_mul(vf_load(block + i), vf_set(inverse));
             if (job->stored == LB_INT16)
                 vf_store_i16((int16_t *)(void *)out + first + i, v);
             else

@@ -5,6 +5,10 @@
  * LB_INT16: magnitudes up to 4095, so that the sum of 128 products, 128 x 4095^2 = 2146435200, is
  * below 2^31. LB_INT8: up to 127; activations get 128 added, because the instructions multiply
  * unsigned by signed bytes, and the sums start from -128 times the weights' sum.
+ *
+ * Before it is rounded a block is rotated by H D / sqrt(n), D a diagonal of fixed signs and H
+ * Hadamard's matrix: the product of two vectors stays what it was, but one large element no longer
+ * makes the steps of 127 others coarse (Ashkboos et al., "QuaRot", 2024).
  */
 #ifndef LB_COMMON_TENSOR_CPU_QUANTISE_H
 #define LB_COMMON_TENSOR_CPU_QUANTISE_H
@@ -17,12 +21,86 @@
 /* A block whose magnitudes are all below this counts as zeros: the inverse would overflow. */
 #define QUANT_LEAST 1e-30f
 
-/* The scale of x[count], and in *inverse what to multiply with. */
+/* Signs without a pattern that activations could have: one bit for each element of a block. */
+static const uint16_t quant_signs[LB_QUANT_BLOCK / LB_LANES] = {
+    0x6A09, 0xE667, 0xBB67, 0xAE85, 0x3C6E, 0xF372, 0xA54F, 0xF53A,  /* of sqrt(2), sqrt(3) .. */
+};
+
+static inline vf quant_flip(vf x, uint16_t signs)
+{
+    float lane[LB_LANES];
+    for (size_t i = 0; i < LB_LANES; i++)
+        lane[i] = signs >> i & 1u ? -1.0f : 1.0f;
+    return vf_mul(x, vf_load(lane));
+}
+
+/* One stage of the transform inside a vector: swapped + the low lanes, swapped - the high. */
+#define QUANT_STAGE(v, swap, signs)                                                             \
+    for (size_t i = 0; i < vectors; i++)                                                         \
+        v[i] = vf_add(swap(v[i]), quant_flip(v[i], signs))
+
+/* x[vectors * LB_LANES] in place, vectors a power of two; back: the inverse. */
+static inline void quant_rotate_part(float *x, size_t vectors, bool back)
+{
+    vf v[LB_QUANT_BLOCK / LB_LANES];
+    const vf scale = vf_set(1.0f / __builtin_sqrtf((float)(vectors * LB_LANES)));
+    for (size_t i = 0; i < vectors; i++)
+        v[i] = back ? vf_load(x + i * LB_LANES)
+                    : quant_flip(vf_load(x + i * LB_LANES), quant_signs[i]);
+    QUANT_STAGE(v, vf_swap8, 0xFF00);
+    QUANT_STAGE(v, vf_swap4, 0xF0F0);
+    QUANT_STAGE(v, vf_swap2, 0xCCCC);
+    QUANT_STAGE(v, vf_swap1, 0xAAAA);
+    for (size_t width = 1; width < vectors; width *= 2) {
+        for (size_t i = 0; i < vectors; i++) {
+            if (i & width)
+                continue;
+            vf low = v[i], high = v[i + width];
+            v[i] = vf_add(low, high);
+            v[i + width] = vf_sub(low, high);
+        }
+    }
+    for (size_t i = 0; i < vectors; i++) {
+        vf y = vf_mul(v[i], scale);
+        vf_store(x + i * LB_LANES, back ? quant_flip(y, quant_signs[i]) : y);
+    }
+}
+
+/* A block of `count`, a multiple of LB_LANES: 128, or parts of 64, 32 and 16 at the end of a row. */
+static inline void quant_rotate(float *x, size_t count, bool back)
+{
+    for (size_t part = LB_QUANT_BLOCK; part >= LB_LANES; part /= 2) {
+        if (!(count & part))
+            continue;
+        quant_rotate_part(x, part / LB_LANES, back);
+        x += part;
+    }
+}
+
+/* Elements of a row that a block from `first` on has, in whole vectors. */
+static inline size_t quant_count(size_t k, size_t first)
+{
+    size_t left = (k - first + LB_LANES - 1) / LB_LANES * LB_LANES;
+    return left < LB_QUANT_BLOCK ? left : LB_QUANT_BLOCK;
+}
+
+/* The block of row[k] from `first` on, rotated, into block[LB_QUANT_BLOCK]; returns quant_count. */
+static inline size_t quant_block(const float *row, size_t k, size_t first,
+                                 float block[LB_QUANT_BLOCK])
+{
+    size_t padded = quant_count(k, first), count = k - first < padded ? k - first : padded;
+    memcpy(block, row + first, count * sizeof *block);
+    memset(block + count, 0, (padded - count) * sizeof *block);
+    quant_rotate(block, padded, false);
+    return padded;
+}
+
+/* The scale of x[count], whole vectors, and in *inverse what to multiply with. */
 static inline float quant_scale(const float *x, size_t count, lb_dtype stored, float *inverse)
 {
     vf largest = vf_set(0.0f), odd = vf_set(0.0f);
     for (size_t i = 0; i < count; i += LB_LANES) {
-        vf v = count - i >= LB_LANES ? vf_load(x + i) : vf_load_n(x + i, count - i, 0.0f);
+        vf v = vf_load(x + i);
         largest = vf_max(vf_max(v, vf_sub(vf_set(0.0f), v)), largest);
         odd = vf_fma(v, vf_set(0.0f), odd);      /* NaN as soon as one is not finite */
     }

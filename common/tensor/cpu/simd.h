@@ -50,6 +50,11 @@ static inline vf vf_where_less(vf x, vf y, vf a, vf b)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
 }
+/* Lane i of vf_swap8 is lane i ^ 8 of a, and so on. */
+static inline vf vf_swap8(vf a) { return _mm512_shuffle_f32x4(a, a, 0x4E); }
+static inline vf vf_swap4(vf a) { return _mm512_shuffle_f32x4(a, a, 0xB1); }
+static inline vf vf_swap2(vf a) { return _mm512_permute_ps(a, 0x4E); }
+static inline vf vf_swap1(vf a) { return _mm512_permute_ps(a, 0xB1); }
 /* x where x is NaN, b elsewhere. */
 static inline vf vf_where_nan(vf x, vf b)
 {
@@ -109,6 +114,19 @@ static inline vf vf_where_less(vf x, vf y, vf a, vf b)
     return (vf){_mm256_blendv_ps(b.a, a.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
                 _mm256_blendv_ps(b.b, a.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
 }
+static inline vf vf_swap8(vf x) { return (vf){x.b, x.a}; }
+static inline vf vf_swap4(vf x)
+{
+    return (vf){_mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1)};
+}
+static inline vf vf_swap2(vf x)
+{
+    return (vf){_mm256_permute_ps(x.a, 0x4E), _mm256_permute_ps(x.b, 0x4E)};
+}
+static inline vf vf_swap1(vf x)
+{
+    return (vf){_mm256_permute_ps(x.a, 0xB1), _mm256_permute_ps(x.b, 0xB1)};
+}
 static inline vf vf_where_nan(vf x, vf b)
 {
     return (vf){_mm256_blendv_ps(b.a, x.a, _mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q)),
@@ -166,6 +184,10 @@ static inline vf vf_where_less(vf x, vf y, vf a, vf b)
 {
     LB_EACH(x.v[i] < y.v[i] ? a.v[i] : b.v[i]);
 }
+static inline vf vf_swap8(vf a) { LB_EACH(a.v[i ^ 8]); }
+static inline vf vf_swap4(vf a) { LB_EACH(a.v[i ^ 4]); }
+static inline vf vf_swap2(vf a) { LB_EACH(a.v[i ^ 2]); }
+static inline vf vf_swap1(vf a) { LB_EACH(a.v[i ^ 1]); }
 static inline vf vf_where_nan(vf x, vf b) { LB_EACH(x.v[i] != x.v[i] ? x.v[i] : b.v[i]); }
 static inline float bf16_lane(const float *p, int shift, uint32_t mask)
 {
