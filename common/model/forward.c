@@ -54,11 +54,10 @@ static lb_tensor norm(lb_model *model, lb_tensor x, lb_tensor gain)
 static lb_tensor position_heads(lb_model *model, lb_tensor raw, lb_tensor gain,
                                 const lb_rows *rows)
 {
-    size_t dim = model->config.head_dim, heads = raw.rows * raw.cols / dim;
+    size_t dim = model->config.head_dim;
     lb_tensor out = lb_ops_alloc(model->ops, LB_F32, raw.rows, raw.cols);
-    if (gain.data && out.data && raw.data)
-        lb_rmsnorm(model->ops, lb_tensor_reshape(out, heads, dim),
-                   lb_tensor_reshape(raw, heads, dim), gain, (float)model->config.rms_eps);
+    if (gain.data)
+        lb_rmsnorm(model->ops, out, raw, gain, (float)model->config.rms_eps);
     else
         lb_copy(model->ops, out, raw);
     lb_rope(model->ops, out, dim, model->rope, rows->positions, false);
@@ -68,16 +67,21 @@ static lb_tensor position_heads(lb_model *model, lb_tensor raw, lb_tensor gain,
 static lb_tensor attend(lb_model *model, size_t layer, const lb_rows *rows,
                         const lb_block_state *s)
 {
+    lb_ops *ops = model->ops;
+    const lb_model_config *c = &model->config;
     lb_attention_shape shape = lb_model_attention(model);
-    lb_tensor keys = s->k, values = s->v;
+    lb_tensor out = lb_ops_alloc(ops, LB_F32, s->q.rows, s->q.cols), keys, values;
+    size_t mark = lb_ops_mark(ops);
     if (rows->cache) {
         keys = rows->cache->keys[layer];
         values = rows->cache->values[layer];
-        lb_scatter_rows(model->ops, keys, s->k, rows->slots);
-        lb_scatter_rows(model->ops, values, s->v, rows->slots);
+    } else {
+        keys = lb_ops_alloc_zero(ops, LB_F32, rows->kv_pages, lb_kv_key_page(c));
+        values = lb_ops_alloc_zero(ops, LB_F32, rows->kv_pages, lb_kv_value_page(c));
     }
-    lb_tensor out = lb_ops_alloc(model->ops, LB_F32, s->q.rows, s->q.cols);
-    lb_attention(model->ops, out, s->q, keys, values, rows->spans, &shape);
+    lb_kv_write(ops, keys, values, s->k, s->v, rows->slots, &shape);
+    lb_attention(ops, out, s->q, keys, values, rows->kv, &shape);
+    lb_ops_release(ops, mark);
     return out;
 }
 
@@ -128,10 +132,10 @@ lb_tensor lb_forward(lb_model *model, const lb_adapter *adapter, const lb_rows *
     return norm(model, x, model->final_norm);
 }
 
-lb_status lb_kv_cache_create(lb_model *model, size_t slots, lb_kv_cache *out, lb_err *err)
+lb_status lb_kv_cache_create(lb_model *model, size_t pages, lb_kv_cache *out, lb_err *err)
 {
-    size_t layers = model->config.layers;
-    size_t width = (size_t)model->config.kv_heads * model->config.head_dim;
+    const lb_model_config *c = &model->config;
+    size_t layers = c->layers;
     lb_kv_cache cache = {.keys = calloc(layers, sizeof *cache.keys),
                          .values = calloc(layers, sizeof *cache.values)};
     if (!cache.keys || !cache.values) {
@@ -139,8 +143,8 @@ lb_status lb_kv_cache_create(lb_model *model, size_t slots, lb_kv_cache *out, lb
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for a KV cache");
     }
     for (size_t i = 0; i < layers; i++) {
-        cache.keys[i] = lb_ops_alloc(model->ops, LB_F32, slots, width);
-        cache.values[i] = lb_ops_alloc(model->ops, LB_F32, slots, width);
+        cache.keys[i] = lb_ops_alloc_zero(model->ops, LB_F32, pages, lb_kv_key_page(c));
+        cache.values[i] = lb_ops_alloc_zero(model->ops, LB_F32, pages, lb_kv_value_page(c));
     }
     lb_status status = lb_ops_status(model->ops, err);
     if (status == LB_OK)

@@ -20,8 +20,10 @@ typedef struct pass {
     lb_tensor *grad_a, *grad_b;    /* [L * LB_PROJ_COUNT] views of the summed gradient */
     const lb_sequence *sequences;  /* of this micro-batch */
     size_t count, rows;
-    uint32_t *tokens, *targets, *positions, *starts;
-    lb_kv_spans *spans;
+    uint32_t *tokens, *targets, *positions, *starts, *slots;
+    uint32_t *table;               /* [pages]: the sequences' pages, one after the other */
+    lb_kv_row *kv;
+    size_t pages;
     float *logprob, *lse, *grad;   /* [rows] */
     lb_block_state *states;        /* [L] */
     bool keep;
@@ -80,15 +82,11 @@ static void mlp_backward(const pass *p, size_t layer, lb_tensor dx, const lb_blo
 static lb_tensor heads_backward(const pass *p, lb_tensor d, lb_tensor raw, lb_tensor gain)
 {
     lb_ops *ops = p->model->ops;
-    size_t dim = p->model->config.head_dim, heads = raw.rows * raw.cols / dim;
-    lb_rope(ops, d, dim, p->model->rope, p->positions, true);
+    lb_rope(ops, d, p->model->config.head_dim, p->model->rope, p->positions, true);
     if (!gain.data)
         return d;
     lb_tensor out = alloc_like(p, raw);
-    if (lb_ops_status(ops, NULL) == LB_OK)
-        lb_rmsnorm_backward(ops, lb_tensor_reshape(out, heads, dim),
-                            lb_tensor_reshape(d, heads, dim), lb_tensor_reshape(raw, heads, dim),
-                            gain, (float)p->model->config.rms_eps, false);
+    lb_rmsnorm_backward(ops, out, d, raw, gain, (float)p->model->config.rms_eps, false);
     return out;
 }
 
@@ -119,7 +117,7 @@ static void attention_backward(const pass *p, size_t layer, lb_tensor dx, const 
 
 static lb_rows rows_of(const pass *p)
 {
-    return (lb_rows){p->rows, p->tokens, p->positions, NULL, p->spans, NULL};
+    return (lb_rows){p->rows, p->tokens, p->positions, p->slots, p->kv, NULL, p->pages};
 }
 
 static void backward(const pass *p, lb_tensor dx)
@@ -224,7 +222,9 @@ static void pass_free(pass *p)
     free(p->targets);
     free(p->positions);
     free(p->starts);
-    free(p->spans);
+    free(p->slots);
+    free(p->table);
+    free(p->kv);
     free(p->logprob);
     free(p->lse);
     free(p->grad);
@@ -243,9 +243,11 @@ static size_t kept_bytes(const lb_model_config *c, size_t rows)
 static lb_status pass_create(lb_model *model, const lb_sequence *sequences, size_t count, pass *p,
                              lb_err *err)
 {
-    size_t rows = 0, r = 0;
-    for (size_t s = 0; s < count; s++)
+    size_t rows = 0, r = 0, page = 0;
+    for (size_t s = 0; s < count; s++) {
         rows += sequences[s].count - 1;
+        p->pages += lb_kv_pages(sequences[s].count - 1);
+    }
     p->sequences = sequences;
     p->count = count;
     p->rows = rows;
@@ -254,22 +256,28 @@ static lb_status pass_create(lb_model *model, const lb_sequence *sequences, size
     p->targets = calloc(rows, sizeof *p->targets);
     p->positions = calloc(rows, sizeof *p->positions);
     p->starts = calloc(count + 1, sizeof *p->starts);
-    p->spans = calloc(rows, sizeof *p->spans);
+    p->slots = calloc(rows, sizeof *p->slots);
+    p->table = calloc(p->pages, sizeof *p->table);
+    p->kv = calloc(rows, sizeof *p->kv);
     p->logprob = calloc(rows, sizeof *p->logprob);
     p->lse = calloc(rows, sizeof *p->lse);
     p->grad = calloc(rows, sizeof *p->grad);
     p->states = calloc(model->config.layers, sizeof *p->states);
-    if (!p->tokens || !p->targets || !p->positions || !p->starts || !p->spans || !p->logprob ||
+    if (!p->tokens || !p->targets || !p->positions || !p->starts || !p->slots || !p->table || !p->kv || !p->logprob ||
         !p->lse || !p->grad || !p->states)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for a pass of %zu rows", rows);
+    for (size_t i = 0; i < p->pages; i++)
+        p->table[i] = (uint32_t)i;
     for (size_t s = 0; s < count; s++) {
         p->starts[s] = (uint32_t)r;
         for (uint32_t t = 0; t + 1 < sequences[s].count; t++, r++) {
             p->tokens[r] = sequences[s].tokens[t];
             p->targets[r] = sequences[s].tokens[t + 1];
             p->positions[r] = t;
-            p->spans[r] = (lb_kv_spans){.first = {0, p->starts[s]}, .count = {0, t + 1}};
+            p->slots[r] = (uint32_t)page * LB_KV_PAGE + t;
+            p->kv[r] = (lb_kv_row){.pages = p->table + page, .count = t + 1};
         }
+        page += lb_kv_pages(sequences[s].count - 1);
     }
     p->starts[count] = (uint32_t)r;
     return LB_OK;
@@ -319,7 +327,7 @@ lb_status lb_model_gradient(lb_model *model, const lb_adapter *adapter,
     size_t elements = adapter->layout.elements;
     float *host = malloc(elements * sizeof *host);
     lb_ops_reset(model->ops);
-    lb_tensor sum = lb_ops_alloc(model->ops, LB_F32, 1, elements);
+    lb_tensor sum = lb_ops_alloc_zero(model->ops, LB_F32, 1, elements);
     status = host ? lb_ops_status(model->ops, err)
                   : lb_fail(err, LB_ENOMEM, NULL, "no memory for %zu gradients", elements);
     if (status == LB_OK)

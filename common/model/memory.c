@@ -47,15 +47,15 @@ static size_t weight_bytes(const lb_model_config *c, const lb_model_options *o)
 #define CHUNK_FIRST ((size_t)1 << 20)
 #define ALIGNMENT 64u
 
-/* lb_ops' arena: chunks that double, used as a stack. */
+/* lb_ops' arena: chunks that double, used as a stack; what is never touched is not resident. */
 typedef struct arena {
-    size_t size[CHUNKS_MAX], used[CHUNKS_MAX];
+    size_t size[CHUNKS_MAX], used[CHUNKS_MAX], most[CHUNKS_MAX];
     size_t count, current;
 } arena;
 
 static void take(arena *a, size_t rows, size_t cols)
 {
-    size_t bytes = rows * cols * sizeof(float);
+    size_t bytes = rows * lb_ops_stride(rows, cols) * sizeof(float);
     bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + ALIGNMENT;
     while (a->current < a->count && a->size[a->current] - a->used[a->current] < bytes) {
         a->current++;
@@ -70,6 +70,8 @@ static void take(arena *a, size_t rows, size_t cols)
         a->used[a->count++] = 0;
     }
     a->used[a->current] += bytes;
+    if (a->used[a->current] > a->most[a->current])
+        a->most[a->current] = a->used[a->current];
 }
 
 /* The temporaries of one layer: see lb_block_forward. */
@@ -89,15 +91,17 @@ static size_t arena_bytes(const lb_model_config *c, uint32_t tokens, size_t chun
 {
     arena a = {0};
     size_t rows = tokens - 1, bytes = 0;
-    for (uint32_t i = 0; i < 2 * c->layers; i++)
-        take(&a, rows, (size_t)c->kv_heads * c->head_dim);
+    for (uint32_t i = 0; i < c->layers; i++) {
+        take(&a, lb_kv_pages(rows), lb_kv_key_page(c));
+        take(&a, lb_kv_pages(rows), lb_kv_value_page(c));
+    }
     size_t n = rows < chunk ? rows : chunk;
     take(&a, n, c->hidden);
     take_layer(&a, c, n);
     take(&a, n, c->hidden);
     take(&a, n, c->hidden);
     for (size_t i = 0; rows > 0 && i < a.count; i++)
-        bytes += a.size[i];
+        bytes += a.most[i];
     return bytes;
 }
 

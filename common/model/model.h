@@ -24,9 +24,9 @@ typedef struct lb_model lb_model;
 typedef struct lb_adapter lb_adapter;
 
 typedef struct lb_model_options {
-    lb_dtype dtype;            /* storage of the weights: LB_F32 or LB_BF16 */
+    lb_dtype dtype;            /* storage of the weights; any that lb_dtype_parse knows */
     bool trainable;            /* also pack for the backward */
-    uint32_t max_tokens;       /* rows of one forward pass (chunk); 0: 2048 */
+    uint32_t max_tokens;       /* rows of one forward pass (chunk); 0: 512 */
 } lb_model_options;
 
 /* Loads DIR (config.json, model.safetensors or the sharded index). Weights are packed once; the
@@ -82,6 +82,8 @@ typedef struct lb_generate_params {
     uint64_t seed;
     uint32_t step;                 /* counter of LB_RNG_SAMPLE, see common/base/rng.h */
     bool ignore_eos;
+    size_t kv_bytes;               /* of keys and values at a time; 0: 512 MiB; raised to what one
+                                    * rollout needs */
     const uint8_t *allowed;        /* bytes [V]: 0 forbids an id; NULL allows all */
     bool (*cancelled)(void *arg);  /* asked between steps; NULL: never */
     void *cancel_arg;
@@ -95,7 +97,8 @@ typedef struct lb_rollout {
 } lb_rollout;
 
 /* Rolls out `group` samples of each prompt: out[p * group + g]. A prompt is prefilled once and its
- * KV shared by its group; all rows decode together and finished rows leave. Row index for the
+ * KV shared by its group; rollouts join the batch as kv_bytes allows and leave it when they end. Row
+ * index for the
  * random counter: row_base + p * group + g, so a rollout does not depend on its neighbours.
  * out is filled only on LB_OK; free each with lb_rollout_free. */
 LB_NODISCARD lb_status lb_model_generate(lb_model *model, const lb_adapter *adapter,

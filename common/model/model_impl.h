@@ -10,7 +10,7 @@
 
 /* Positions for which the rotary table is made; a config that allows more is cut to this. */
 #define LB_MODEL_POSITIONS_MAX 32768u
-#define LB_MODEL_MAX_TOKENS_DEFAULT 2048u
+#define LB_MODEL_MAX_TOKENS_DEFAULT 512u
 #define LB_MODEL_MAX_TOKENS_LIMIT 65536u
 
 typedef struct lb_layer {
@@ -57,19 +57,19 @@ LB_NODISCARD lb_status lb_model_check_tokens(const lb_model *model, const lb_seq
 
 /* ---- forward.c: rows through the decoder ---- */
 
-/* Keys and values of a pass, one pair of [slots, kv_heads * head_dim] a layer. */
+/* Pages of keys and values, one pair of tensors a layer (see lb_kv_row in tensor/ops.h). */
 typedef struct lb_kv_cache {
     lb_tensor *keys, *values;  /* [L] */
 } lb_kv_cache;
 
-/* Rows to run. A row reads the cache's slots of its spans; with a cache, its own key and value
- * go to slot[row] before any row reads. Without a cache (keys NULL), keys and values are the rows'
- * own. */
+/* Rows to run. A row's own key and value go to slots[row] before any row reads its pages. Without a
+ * cache (NULL), a layer's pages are a temporary of kv_pages pages. */
 typedef struct lb_rows {
     size_t count;
     const uint32_t *tokens, *positions, *slots;
-    const lb_kv_spans *spans;
-    const lb_kv_cache *cache;  /* NULL: none */
+    const lb_kv_row *kv;
+    const lb_kv_cache *cache;
+    size_t kv_pages;
 } lb_rows;
 
 /* What the backward of one block needs. Tensors live in the stream's arena. */
@@ -84,10 +84,26 @@ void lb_block_forward(lb_model *model, const lb_adapter *adapter, size_t index,
 /* Embeds the rows, runs every layer, applies the final norm: [T, D], in the arena. */
 lb_tensor lb_forward(lb_model *model, const lb_adapter *adapter, const lb_rows *rows);
 
-/* Allocates a cache of `slots` in the arena; the arrays of views are owned (lb_kv_cache_free). */
-LB_NODISCARD lb_status lb_kv_cache_create(lb_model *model, size_t slots, lb_kv_cache *out,
+/* Allocates a cache of `pages` in the arena; the arrays of views are owned (lb_kv_cache_free). */
+LB_NODISCARD lb_status lb_kv_cache_create(lb_model *model, size_t pages, lb_kv_cache *out,
                                           lb_err *err);
 void lb_kv_cache_free(lb_kv_cache *cache);
+
+static inline size_t lb_kv_pages(size_t tokens)
+{
+    return (tokens + LB_KV_PAGE - 1) / LB_KV_PAGE;
+}
+
+/* Floats of one page of one layer, keys or values. */
+static inline size_t lb_kv_key_page(const lb_model_config *c)
+{
+    return (size_t)c->kv_heads * c->head_dim * LB_KV_PAGE;
+}
+
+static inline size_t lb_kv_value_page(const lb_model_config *c)
+{
+    return (size_t)c->kv_heads * lb_kv_value_width(c->head_dim) * LB_KV_PAGE;
+}
 
 static inline lb_attention_shape lb_model_attention(const lb_model *model)
 {

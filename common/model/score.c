@@ -12,8 +12,9 @@
  * and is not run. */
 typedef struct wave {
     uint32_t *tokens, *positions, *slots;
-    lb_kv_spans *spans;
-    size_t rows;
+    uint32_t *table;           /* [pages]: the sequences' pages, one after the other */
+    lb_kv_row *kv;
+    size_t rows, pages;
 } wave;
 
 static void wave_free(wave *w)
@@ -21,7 +22,8 @@ static void wave_free(wave *w)
     free(w->tokens);
     free(w->positions);
     free(w->slots);
-    free(w->spans);
+    free(w->table);
+    free(w->kv);
     *w = (wave){0};
 }
 
@@ -29,25 +31,30 @@ static lb_status wave_create(const lb_score_request *requests, size_t count, wav
                              lb_err *err)
 {
     wave w = {0};
-    size_t rows = 0, r = 0;
-    for (size_t i = 0; i < count; i++)
+    size_t rows = 0, r = 0, page = 0;
+    for (size_t i = 0; i < count; i++) {
         rows += requests[i].sequence.count - 1;
+        w.pages += lb_kv_pages(requests[i].sequence.count - 1);
+    }
     w.tokens = calloc(rows + 1, sizeof *w.tokens);
     w.positions = calloc(rows + 1, sizeof *w.positions);
     w.slots = calloc(rows + 1, sizeof *w.slots);
-    w.spans = calloc(rows + 1, sizeof *w.spans);
-    if (!w.tokens || !w.positions || !w.slots || !w.spans) {
+    w.table = calloc(w.pages + 1, sizeof *w.table);
+    w.kv = calloc(rows + 1, sizeof *w.kv);
+    if (!w.tokens || !w.positions || !w.slots || !w.table || !w.kv) {
         wave_free(&w);
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for %zu rows", rows);
     }
+    for (size_t i = 0; i < w.pages; i++)
+        w.table[i] = (uint32_t)i;
     for (size_t i = 0; i < count; i++) {
-        uint32_t base = (uint32_t)r;
         for (uint32_t t = 0; t + 1 < requests[i].sequence.count; t++, r++) {
             w.tokens[r] = requests[i].sequence.tokens[t];
             w.positions[r] = t;
-            w.slots[r] = (uint32_t)r;
-            w.spans[r] = (lb_kv_spans){.first = {0, base}, .count = {0, t + 1}};
+            w.slots[r] = (uint32_t)page * LB_KV_PAGE + t;
+            w.kv[r] = (lb_kv_row){.pages = w.table + page, .count = t + 1};
         }
+        page += lb_kv_pages(requests[i].sequence.count - 1);
     }
     w.rows = rows;
     *out = w;
@@ -172,14 +179,14 @@ static lb_status score_wave(lb_model *model, const lb_adapter *adapter,
         k = requests[i].k > k ? requests[i].k : k;
     lb_status status = wave_create(requests, count, &w, err);
     if (status == LB_OK && w.rows > 0)
-        status = lb_kv_cache_create(model, w.rows, &cache, err);
+        status = lb_kv_cache_create(model, w.pages, &cache, err);
     if (status == LB_OK)
         status = picked_create(w.rows < chunk ? w.rows + 1 : chunk, k, &p, err);
     for (size_t first = 0; status == LB_OK && first < w.rows; first += chunk) {
         size_t n = w.rows - first < chunk ? w.rows - first : chunk;
         size_t mark = lb_ops_mark(model->ops);
-        lb_rows rows = {n, w.tokens + first, w.positions + first, w.slots + first,
-                        w.spans + first, &cache};
+        lb_rows rows = {n, w.tokens + first, w.positions + first, w.slots + first, w.kv + first,
+                        &cache, w.pages};
         lb_tensor h = lb_forward(model, adapter, &rows);
         pick(requests, count, first, n, &p);
         lb_tensor scored = lb_ops_alloc(model->ops, LB_F32, p.count, model->config.hidden);

@@ -72,10 +72,16 @@ typedef struct lb_sample_args {
 } lb_sample_args;
 
 typedef struct lb_attention_args {
-    lb_tensor out, q, k, v;
-    const lb_kv_spans *spans;
+    lb_tensor out, q, k, v;    /* k, v: pages */
+    const lb_kv_row *rows;
     const lb_attention_shape *shape;
 } lb_attention_args;
+
+typedef struct lb_kv_write_args {
+    lb_tensor keys, values, k, v;
+    const uint32_t *slots;
+    const lb_attention_shape *shape;
+} lb_kv_write_args;
 
 typedef struct lb_attention_grad_args {
     lb_tensor dq, dk, dv, dout, q, k, v;
@@ -86,7 +92,7 @@ typedef struct lb_attention_grad_args {
 
 /* Entries return LB_OK, LB_ENOMEM or a device's failure. `self` is the backend's own state. */
 typedef struct lb_backend_table {
-    lb_status (*alloc)(void *self, size_t bytes, void **out);        /* zeroed, 64-byte aligned */
+    lb_status (*alloc)(void *self, size_t bytes, void **out);        /* 64-byte aligned */
     void (*release)(void *self, void *memory);
     void (*clear)(void *self, void *memory, size_t bytes);
     lb_status (*copy_in)(void *self, lb_tensor to, const void *host);
@@ -107,6 +113,7 @@ typedef struct lb_backend_table {
     lb_status (*copy_rows)(void *self, lb_tensor to, lb_tensor from, const uint32_t *to_index,
                            const uint32_t *from_index, size_t rows);
     lb_status (*gemm)(void *self, const lb_gemm_args *args);
+    lb_status (*kv_write)(void *self, const lb_kv_write_args *args);
     lb_status (*attention)(void *self, const lb_attention_args *args);
     lb_status (*attention_backward)(void *self, const lb_attention_grad_args *args);
     lb_status (*head)(void *self, lb_tensor h, const lb_weight *w, const uint32_t *targets,

@@ -96,11 +96,12 @@ static bool arena_grow(lb_ops *ops, size_t bytes)
 
 lb_tensor lb_ops_alloc(lb_ops *ops, lb_dtype dtype, size_t rows, size_t cols)
 {
-    lb_tensor none = {.dtype = dtype, .rows = rows, .cols = cols, .stride = cols};
+    lb_tensor none = {.dtype = dtype, .rows = rows, .cols = cols,
+                      .stride = lb_ops_stride(rows, cols)};
     size_t bytes;
     if (ops->status != LB_OK)
         return none;
-    if (!lb_size_mul(rows, cols, &bytes) || !lb_size_mul(bytes, lb_dtype_size(dtype), &bytes) ||
+    if (!lb_size_mul(rows, none.stride, &bytes) || !lb_size_mul(bytes, lb_dtype_size(dtype), &bytes) ||
         bytes > SIZE_MAX / 2) {
         lb_ops_fail(ops, LB_ETOOBIG, "a temporary's size overflows");
         return none;
@@ -120,7 +121,6 @@ lb_tensor lb_ops_alloc(lb_ops *ops, lb_dtype dtype, size_t rows, size_t cols)
     chunk *c = &ops->chunks[ops->current];
     none.data = c->base + c->used;
     c->used += bytes;
-    ops->backend->table->clear(ops->backend->self, none.data, bytes);
     size_t live = c->used;
     for (size_t i = 0; i < ops->current; i++)
         live += ops->chunks[i].used;
@@ -128,6 +128,15 @@ lb_tensor lb_ops_alloc(lb_ops *ops, lb_dtype dtype, size_t rows, size_t cols)
     if (live > ops->peak)
         ops->peak = live;
     return none;
+}
+
+lb_tensor lb_ops_alloc_zero(lb_ops *ops, lb_dtype dtype, size_t rows, size_t cols)
+{
+    lb_tensor t = lb_ops_alloc(ops, dtype, rows, cols);
+    if (t.data)
+        ops->backend->table->clear(ops->backend->self, t.data,
+                                   rows * t.stride * lb_dtype_size(dtype));
+    return t;
 }
 
 size_t lb_ops_mark(const lb_ops *ops)
@@ -163,6 +172,7 @@ lb_status lb_device_alloc(lb_backend *backend, lb_dtype dtype, size_t rows, size
         return lb_fail(err, LB_ETOOBIG, NULL, "a tensor of %zu x %zu overflows", rows, cols);
     if (backend->table->alloc(backend->self, bytes, &data) != LB_OK)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for a tensor of %zu x %zu", rows, cols);
+    backend->table->clear(backend->self, data, bytes);
     *out = (lb_tensor){dtype, rows, cols, cols, data};
     return LB_OK;
 }
@@ -337,9 +347,14 @@ void lb_linear(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *w, lb_t
     lb_linears(ops, x, &one, 1);
 }
 
+static bool gain_fits(lb_tensor gain, lb_tensor x)
+{
+    return gain.cols > 0 && x.cols % gain.cols == 0 && is_vector(gain, gain.cols);
+}
+
 void lb_rmsnorm(lb_ops *ops, lb_tensor out, lb_tensor x, lb_tensor gain, float eps)
 {
-    if (check(ops, same(out, x) && is_vector(gain, x.cols), "rmsnorm: shapes"))
+    if (check(ops, same(out, x) && gain_fits(gain, x), "rmsnorm: shapes"))
         done(ops, CALL(rmsnorm, out, x, gain, eps), "rmsnorm failed");
 }
 
@@ -422,25 +437,60 @@ void lb_gemm_tn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha,
     gemm(ops, &args, a.rows == b.rows && c.rows == a.cols && c.cols == b.cols);
 }
 
-static bool attention_shape(const lb_attention_shape *s, lb_tensor q, lb_tensor k, lb_tensor v)
+static bool shape_fits(const lb_attention_shape *s)
 {
-    return is_f32(q) && is_f32(k) && is_f32(v) && s->kv_heads > 0 && s->heads > 0 &&
-           s->head_dim > 0 && s->heads % s->kv_heads == 0 &&
-           q.cols == (size_t)s->heads * s->head_dim && k.rows == v.rows &&
-           k.cols == (size_t)s->kv_heads * s->head_dim && v.cols == k.cols;
+    return s->kv_heads > 0 && s->heads > 0 && s->head_dim > 0 && s->heads % s->kv_heads == 0;
 }
 
-void lb_attention(lb_ops *ops, lb_tensor out, lb_tensor q, lb_tensor k, lb_tensor v,
-                  const lb_kv_spans *spans, const lb_attention_shape *shape)
+static bool cache_fits(const lb_attention_shape *s, lb_tensor keys, lb_tensor values)
 {
-    bool fits = attention_shape(shape, q, k, v) && same(out, q);
-    for (size_t t = 0; fits && t < q.rows; t++) {
-        for (int i = 0; i < 2; i++)
-            fits = fits && (size_t)spans[t].first[i] + spans[t].count[i] <= k.rows;
-        fits = fits && (size_t)spans[t].count[0] + spans[t].count[1] > 0;
+    size_t page = (size_t)s->kv_heads * LB_KV_PAGE;
+    return is_f32(keys) && is_f32(values) && keys.rows == values.rows &&
+           keys.cols == page * s->head_dim &&
+           values.cols == page * lb_kv_value_width(s->head_dim);
+}
+
+void lb_kv_write(lb_ops *ops, lb_tensor keys, lb_tensor values, lb_tensor k, lb_tensor v,
+                 const uint32_t *slots, const lb_attention_shape *shape)
+{
+    bool fits = shape_fits(shape) && cache_fits(shape, keys, values) && same(k, v) &&
+                k.cols == (size_t)shape->kv_heads * shape->head_dim;
+    for (size_t t = 0; fits && t < k.rows; t++)
+        fits = slots[t] / LB_KV_PAGE < keys.rows;
+    lb_kv_write_args args = {keys, values, k, v, slots, shape};
+    if (check(ops, fits, "kv_write: shapes or a slot past the cache"))
+        done(ops, CALL(kv_write, &args), "kv_write failed");
+}
+
+/* Rows of one sequence stand together with one table: each of its pages is looked at once. */
+static bool rows_fit(const lb_kv_row *rows, size_t count, size_t pages)
+{
+    const uint32_t *table = NULL;
+    size_t known = 0;
+    for (size_t t = 0; t < count; t++) {
+        size_t own = ((size_t)rows[t].count + LB_KV_PAGE - 1) / LB_KV_PAGE;
+        if (own == 0)
+            return false;
+        if (rows[t].pages != table) {
+            table = rows[t].pages;
+            known = 0;
+        }
+        for (; known < own; known++) {
+            if (table[known] >= pages)
+                return false;
+        }
     }
-    lb_attention_args args = {out, q, k, v, spans, shape};
-    if (check(ops, fits, "attention: shapes or a span past the cache"))
+    return true;
+}
+
+void lb_attention(lb_ops *ops, lb_tensor out, lb_tensor q, lb_tensor keys, lb_tensor values,
+                  const lb_kv_row *rows, const lb_attention_shape *shape)
+{
+    bool fits = shape_fits(shape) && cache_fits(shape, keys, values) && same(out, q) &&
+                q.cols == (size_t)shape->heads * shape->head_dim &&
+                rows_fit(rows, q.rows, keys.rows);
+    lb_attention_args args = {out, q, keys, values, rows, shape};
+    if (check(ops, fits, "attention: shapes or a page past the cache"))
         done(ops, CALL(attention, &args), "attention failed");
 }
 
@@ -497,7 +547,7 @@ void lb_rmsnorm_backward(lb_ops *ops, lb_tensor dx, lb_tensor dy, lb_tensor x, l
                          float eps, bool accumulate)
 {
     const lb_tensor t[4] = {dx, dy, x, gain};
-    if (check(ops, same(dx, dy) && same(dy, x) && is_vector(gain, x.cols),
+    if (check(ops, same(dx, dy) && same(dy, x) && gain_fits(gain, x),
               "rmsnorm_backward: shapes"))
         done(ops, CALL(rmsnorm_backward, t, eps, accumulate), "rmsnorm_backward failed");
 }
@@ -515,8 +565,10 @@ void lb_attention_backward(lb_ops *ops, const lb_tensor grads[3], lb_tensor dout
                            lb_tensor k, lb_tensor v, const uint32_t *starts, size_t sequences,
                            const lb_attention_shape *shape)
 {
-    bool fits = attention_shape(shape, q, k, v) && same(grads[0], q) && same(grads[1], k) &&
-                same(grads[2], v) && same(dout, q) && q.rows == k.rows && starts[0] == 0 &&
+    bool fits = shape_fits(shape) && same(grads[0], q) && same(grads[1], k) &&
+                same(grads[2], v) && same(k, v) && same(dout, q) && q.rows == k.rows &&
+                q.cols == (size_t)shape->heads * shape->head_dim &&
+                k.cols == (size_t)shape->kv_heads * shape->head_dim && starts[0] == 0 &&
                 starts[sequences] == q.rows;
     for (size_t s = 0; fits && s < sequences; s++)
         fits = starts[s] < starts[s + 1];

@@ -42,9 +42,17 @@ lb_status lb_ops_status(const lb_ops *ops, lb_err *err);     /* copies the first
 void lb_ops_reset(lb_ops *ops);                  /* forgets the failure and frees the arena */
 void lb_ops_fail(lb_ops *ops, lb_status status, const char *what);
 
-/* Temporaries of the arena, zeroed; on failure the stream fails and data is NULL. A mark taken
- * before and released after gives the memory of everything allocated in between back. */
+/* Elements between the rows of such a temporary. Rows that are a multiple of 4 KiB apart would fall
+ * into the same sets of a cache, so they are moved apart. */
+static inline size_t lb_ops_stride(size_t rows, size_t cols)
+{
+    return rows > 1 && cols % 256 == 0 && cols < SIZE_MAX - 16 ? cols + 16 : cols;
+}
+
+/* Temporaries of the arena, of any content; on failure the stream fails and data is NULL. A mark
+ * taken before and released after gives the memory of everything allocated in between back. */
 lb_tensor lb_ops_alloc(lb_ops *ops, lb_dtype dtype, size_t rows, size_t cols);
+lb_tensor lb_ops_alloc_zero(lb_ops *ops, lb_dtype dtype, size_t rows, size_t cols);
 size_t lb_ops_mark(const lb_ops *ops);
 void lb_ops_release(lb_ops *ops, size_t mark);
 size_t lb_ops_peak_bytes(const lb_ops *ops);
@@ -103,7 +111,8 @@ typedef struct lb_linear_out {
 #define LB_LINEARS_MAX 4u
 void lb_linears(lb_ops *ops, lb_tensor x, const lb_linear_out *outs, size_t count);
 void lb_linear(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *w, lb_tensor bias);
-/* out[T, D] = x / sqrt(mean(x^2) + eps) * gain[1, D]. out may be x. */
+/* out[T, D] = x / sqrt(mean(x^2) + eps) * gain[1, D]. out may be x. x may be [T, H * D]: then each run
+ * of D columns (a head) is normed by itself. */
 void lb_rmsnorm(lb_ops *ops, lb_tensor out, lb_tensor x, lb_tensor gain, float eps);
 /* Rotates x[T, H * head_dim] in place, half-split form (rotate_half), by table rows positions[T]
  * (host). table [P, head_dim]: cos of head_dim / 2 angles, then sin. inverse: the transpose, which
@@ -125,25 +134,37 @@ void lb_gemm_nt(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha,
 void lb_gemm_nn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);
 void lb_gemm_tn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);
 
-/* Which cached keys a query row sees, in order: first[0 .. count[0]) rows from first[0], then
- * count[1] rows from first[1]. The second span ends with the row's own key; the first is a prompt
- * that a group of rollouts shares, or empty. */
-typedef struct lb_kv_spans {
-    uint32_t first[2];
-    uint32_t count[2];
-} lb_kv_spans;
+/* Keys and values are kept in pages of LB_KV_PAGE tokens. Position p of a sequence is lane
+ * p % LB_KV_PAGE of page pages[p / LB_KV_PAGE]; sequences may have pages in common. A cache is two
+ * tensors with a row for each page: keys [pages, kv_heads * head_dim * LB_KV_PAGE], values
+ * [pages, kv_heads * lb_kv_value_width(head_dim) * LB_KV_PAGE], zero before their first use. */
+#define LB_KV_PAGE 32u
+
+/* What a query row sees: the first count positions of a table of pages, its own being the last. */
+typedef struct lb_kv_row {
+    const uint32_t *pages;           /* [ceil(count / LB_KV_PAGE)], borrowed */
+    uint32_t count;
+} lb_kv_row;
+
+static inline size_t lb_kv_value_width(size_t head_dim)
+{
+    return (head_dim + 31) / 32 * 32;
+}
 
 typedef struct lb_attention_shape {
     uint32_t heads, kv_heads, head_dim;
     float scale;                     /* 1 / sqrt(head_dim) */
 } lb_attention_shape;
 
-/* out[T, H * head_dim]: softmax(scale * q k^T) v over each row's spans (host array [T]).
- * k, v: [slots, kv_heads * head_dim]; query head h reads kv head h / (heads / kv_heads).
- * No [T, T] buffer: memory is one row of scores per thread. The bits of a row depend on its keys
- * in logical order, not on how they are split into spans. */
-void lb_attention(lb_ops *ops, lb_tensor out, lb_tensor q, lb_tensor k, lb_tensor v,
-                  const lb_kv_spans *spans, const lb_attention_shape *shape);
+/* Puts k[T, kv_heads * head_dim] and v (same shape) into a cache: row t to slots[t] (host), which is
+ * page * LB_KV_PAGE + lane. */
+void lb_kv_write(lb_ops *ops, lb_tensor keys, lb_tensor values, lb_tensor k, lb_tensor v,
+                 const uint32_t *slots, const lb_attention_shape *shape);
+/* out[T, H * head_dim]: softmax(scale * q k^T) v of each row (rows: host array [T]) over its keys.
+ * Query head h reads kv head h / (heads / kv_heads). No [T, T] buffer; memory is a block of keys a
+ * thread. The bits of a row depend on its keys in logical order, not on the pages they lie in. */
+void lb_attention(lb_ops *ops, lb_tensor out, lb_tensor q, lb_tensor keys, lb_tensor values,
+                  const lb_kv_row *rows, const lb_attention_shape *shape);
 
 /* ---- the head: [T, V] is never materialised; tiles of the vocabulary are ---- */
 

@@ -50,7 +50,7 @@ static char *name_of(const lb_teacher_config *config)
 static lb_status load(lb_teacher *t, const lb_teacher_config *config, lb_err *err)
 {
     char path[LB_PATH_MAX], head[VERSION_HEX + 1] = "";
-    lb_model_options options = {.dtype = config->dtype, .max_tokens = config->max_batch_tokens};
+    lb_model_options options = {.dtype = config->dtype};
     lb_status status = lb_backend_open("cpu", config->threads, NULL, &t->backend, err);
     if (status == LB_OK)
         status = lb_model_load(t->backend, config->model_dir, &options, &t->model, err);

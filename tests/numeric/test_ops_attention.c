@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Attention against float64, with shared prompts and scattered spans, and its backward against
+ * Attention against float64, with shared prompts and scattered pages, and its backward against
  * finite differences of the float64 forward.
  */
 #include "common/tensor/ops.h"
@@ -11,26 +11,28 @@ typedef struct oracle {
     size_t rows, slots;
     double *q, *k, *v, *out;
     const float *dout;
-    const lb_kv_spans *spans;
+    const lb_kv_row *kv;
+    const size_t *first;         /* where pages are NULL: the slot of a row's first key */
 } oracle;
 
 /* The slot of the i-th key of a row, in logical order. */
-static size_t slot_of(const lb_kv_spans *s, size_t i)
+static size_t slot_of(const lb_kv_row *row, size_t i)
 {
-    return i < s->count[0] ? s->first[0] + i : s->first[1] + (i - s->count[0]);
+    return row->pages[i / LB_KV_PAGE] * (size_t)LB_KV_PAGE + i % LB_KV_PAGE;
 }
 
 static void oracle_head(const oracle *o, size_t row, size_t head)
 {
     const lb_attention_shape *s = &o->shape;
     size_t dim = s->head_dim, group = s->heads / s->kv_heads, wide = s->kv_heads * dim;
-    const lb_kv_spans *spans = &o->spans[row];
-    size_t keys = spans->count[0] + spans->count[1];
+    const lb_kv_row *kv = &o->kv[row];
+    size_t keys = kv->count;
     const double *q = o->q + (row * s->heads + head) * dim;
     double *out = o->out + (row * s->heads + head) * dim, *p = take(keys, sizeof *p);
     double max = -1e300, sum = 0.0;
     for (size_t i = 0; i < keys; i++) {
-        const double *k = o->k + slot_of(spans, i) * wide + head / group * dim;
+        size_t slot = kv->pages ? slot_of(kv, i) : o->first[row] + i;
+        const double *k = o->k + slot * wide + head / group * dim;
         for (size_t d = 0; d < dim; d++)
             p[i] += (double)s->scale * q[d] * k[d];
         max = p[i] > max ? p[i] : max;
@@ -41,7 +43,8 @@ static void oracle_head(const oracle *o, size_t row, size_t head)
     }
     memset(out, 0, dim * sizeof *out);
     for (size_t i = 0; i < keys; i++) {
-        const double *v = o->v + slot_of(spans, i) * wide + head / group * dim;
+        size_t slot = kv->pages ? slot_of(kv, i) : o->first[row] + i;
+        const double *v = o->v + slot * wide + head / group * dim;
         for (size_t d = 0; d < dim; d++)
             out[d] += p[i] / sum * v[d];
     }
@@ -63,8 +66,26 @@ static double oracle_loss(void *arg)
     return loss;
 }
 
+/* A cache of slots / LB_KV_PAGE pages with k and v [slots, kv_heads * head_dim] in it, and garbage
+ * nowhere: what is not written is 0. */
+static void make_cache(fixture *f, const lb_attention_shape *shape, const float *k,
+                       const float *v, size_t slots, lb_tensor cache[2])
+{
+    size_t wide = (size_t)shape->kv_heads * shape->head_dim;
+    size_t pages = (slots + LB_KV_PAGE - 1) / LB_KV_PAGE, page = shape->kv_heads * LB_KV_PAGE;
+    uint32_t *to = take(slots, sizeof *to);
+    for (size_t i = 0; i < slots; i++)
+        to[i] = (uint32_t)i;
+    cache[0] = lb_ops_alloc_zero(f->ops, LB_F32, pages, page * shape->head_dim);
+    cache[1] = lb_ops_alloc_zero(f->ops, LB_F32, pages,
+                                 page * lb_kv_value_width(shape->head_dim));
+    lb_kv_write(f->ops, cache[0], cache[1], upload_strided(f, k, slots, wide),
+                upload_strided(f, v, slots, wide), to, shape);
+    free(to);
+}
+
 static void check_forward(fixture *f, lb_attention_shape shape, size_t rows, size_t slots,
-                          const lb_kv_spans *spans)
+                          const lb_kv_row *kv)
 {
     size_t cols = (size_t)shape.heads * shape.head_dim;
     size_t wide = (size_t)shape.kv_heads * shape.head_dim;
@@ -72,17 +93,16 @@ static void check_forward(fixture *f, lb_attention_shape shape, size_t rows, siz
     float *v = matrix(3, 0, slots, wide, 1.0f);
     oracle o = {.shape = shape, .rows = rows, .slots = slots, .q = widen(q, rows * cols),
                 .k = widen(k, slots * wide), .v = widen(v, slots * wide),
-                .out = take(rows * cols, sizeof(double)), .spans = spans};
+                .out = take(rows * cols, sizeof(double)), .kv = kv};
     oracle_loss(&o);
-    lb_tensor out = blank(f, rows, cols);
-    lb_attention(f->ops, out, upload_strided(f, q, rows, cols), upload_strided(f, k, slots, wide),
-                 upload_strided(f, v, slots, wide), spans, &shape);
+    lb_tensor out = blank(f, rows, cols), cache[2];
+    make_cache(f, &shape, k, v, slots, cache);
+    lb_attention(f->ops, out, upload_strided(f, q, rows, cols), cache[0], cache[1], kv, &shape);
     float *got = download(f, out);
-    /* |v| <= 1. A score is at most scale * dim * 4 and off by dim / 16 + 6 of its roundings, which
-     * is p's relative error; then the sums over the keys. */
+    /* |v| <= 1. A score is at most scale * dim * 4 and off by dim + 2 of its roundings, which is
+     * p's relative error; then the sums over the keys and the rescaling of each block. */
     double size = (double)shape.scale * shape.head_dim * 4.0;
-    double tolerance = ROUNDING * (2 * size * ((double)shape.head_dim / 16 + 6) +
-                                   (double)slots + 12);
+    double tolerance = ROUNDING * (2 * size * ((double)shape.head_dim + 2) + (double)slots + 24);
     for (size_t i = 0; i < rows * cols; i++)
         assert_close(got[i], o.out[i], tolerance);
     free(got);
@@ -99,61 +119,78 @@ static void check_forward(fixture *f, lb_attention_shape shape, size_t rows, siz
 static void test_forward(void **state)
 {
     (void)state;
-    enum { ROWS = 37, SLOTS = 90 };
+    enum { ROWS = 61, PAGES = 12 };
     static const lb_attention_shape shapes[] = {
         {1, 1, 1, 1.0f},     {2, 1, 2, 0.7f},      {4, 2, 15, 0.26f},  {6, 2, 16, 0.25f},
         {8, 8, 17, 0.24f},   {4, 2, 32, 0.18f},    {9, 3, 33, 0.17f},  {4, 1, 64, 0.125f},
-        {2, 2, 128, 0.088f}, {2, 1, 256, 0.0625f}, {3, 3, 130, 0.09f},
+        {2, 2, 128, 0.088f}, {2, 1, 256, 0.0625f}, {3, 3, 130, 0.09f}, {120, 1, 8, 0.3f},
     };
+    /* A shared prompt of a page or of five, then a page of the row's own; a sequence's causal rows;
+     * all pages in a row. */
+    static const uint32_t short_one[] = {3, 0}, short_two[] = {3, 7};
+    static const uint32_t long_one[] = {9, 2, 5, 11, 4, 1}, long_two[] = {9, 2, 5, 11, 4, 6};
+    static const uint32_t all[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
     fixture f;
-    lb_kv_spans spans[ROWS];
+    lb_kv_row kv[ROWS];
     assert_true(fixture_open(&f, 2, NULL));
     for (uint32_t r = 0; r < ROWS; r++) {
-        /* A shared prompt of r % 4 * 13 keys, then the row's own 1 .. 37 keys elsewhere. */
-        spans[r] = (lb_kv_spans){{5, 50}, {r % 4 * 13, r + 1}};
-        if (r % 5 == 0)
-            spans[r] = (lb_kv_spans){{0, 0}, {0, SLOTS}};
-        if (r % 7 == 0)
-            spans[r] = (lb_kv_spans){{77, 0}, {1, 0}};
+        kv[r] = (lb_kv_row){all, r < 40 ? 300 + r : r - 39};
+        if (r < 10)
+            kv[r] = (lb_kv_row){r % 2 ? short_one : short_two, 33 + r};
+        else if (r < 20)
+            kv[r] = (lb_kv_row){r % 3 ? long_one : long_two, 150 + 4 * r % 40};
     }
     for (size_t i = 0; i < COUNT(shapes); i++)
-        check_forward(&f, shapes[i], ROWS, SLOTS, spans);
+        check_forward(&f, shapes[i], ROWS, PAGES * LB_KV_PAGE, kv);
     fixture_close(&f);
 }
 
-/* The same keys in one span, in two, and at other slots: the same bits. */
-static void test_spans_do_not_show(void **state)
+/* The same keys in other pages, alone and among rows that share them: the same bits. */
+static void test_pages_do_not_show(void **state)
 {
     (void)state;
-    enum { KEYS = 45, DIM = 24, SLOTS = 200 };
+    enum { KEYS = 300, DIM = 24, PAGES = 24, NEED = 10, ROWS = 7, COLS = 3 * DIM };
     const lb_attention_shape shape = {3, 1, DIM, 0.2f};
     fixture f;
     assert_true(fixture_open(&f, 2, NULL));
-    float *q = matrix(1, 0, 1, 3 * DIM, 1.0f), *k = matrix(2, 0, SLOTS, DIM, 1.0f);
-    float *v = matrix(3, 0, SLOTS, DIM, 1.0f), *want = NULL;
-    lb_tensor tq = upload(&f, q, 1, 3 * DIM);
-    for (uint32_t cut = 0; cut < KEYS; cut++) {
-        const lb_kv_spans spans = {{130, 0}, {cut, KEYS - cut}};
+    float *q = matrix(1, 0, 1, COLS, 1.0f), *want = NULL;
+    for (uint32_t shift = 0; shift < PAGES; shift += 5) {
+        uint32_t pages[NEED], other[NEED];
+        float *k = matrix(2 + shift, 0, PAGES * LB_KV_PAGE, DIM, 1.0f);
+        float *v = matrix(3 + shift, 0, PAGES * LB_KV_PAGE, DIM, 1.0f);
+        lb_kv_row kv[ROWS];
+        lb_tensor cache[2], tq = blank(&f, ROWS, COLS), out = blank(&f, ROWS, COLS);
+        for (uint32_t i = 0; i < NEED; i++) {
+            pages[i] = (i * 7 + shift) % PAGES;
+            other[i] = i < 6 ? pages[i] : (i * 7 + shift + 3) % PAGES;
+        }
+        for (uint32_t r = 0; r < ROWS; r++)
+            kv[r] = (lb_kv_row){r % 2 ? other : pages, r == 4 ? KEYS : 1 + r * 47};
         for (size_t i = 0; i < KEYS; i++) {
-            size_t slot = slot_of(&spans, i);
             for (size_t d = 0; d < DIM; d++) {
-                k[slot * DIM + d] = noise(4, i, d, 1.0f);
-                v[slot * DIM + d] = noise(5, i, d, 1.0f);
+                k[slot_of(&kv[4], i) * DIM + d] = noise(4, i, d, 1.0f);
+                v[slot_of(&kv[4], i) * DIM + d] = noise(5, i, d, 1.0f);
             }
         }
-        lb_tensor out = blank(&f, 1, 3 * DIM);
-        lb_attention(f.ops, out, tq, upload(&f, k, SLOTS, DIM), upload(&f, v, SLOTS, DIM), &spans,
-                     &shape);
+        make_cache(&f, &shape, k, v, PAGES * LB_KV_PAGE, cache);
+        for (size_t r = 0; r < ROWS; r++)
+            lb_copy(f.ops, lb_tensor_rows(tq, r, 1), upload(&f, q, 1, COLS));
+        lb_attention(f.ops, out, tq, cache[0], cache[1], kv, &shape);
         float *got = download(&f, out);
+        lb_attention(f.ops, lb_tensor_rows(out, 0, 1), lb_tensor_rows(tq, 4, 1), cache[0],
+                     cache[1], &kv[4], &shape);
+        float *alone = download(&f, lb_tensor_rows(out, 0, 1));
+        same_bits("alone", alone, got + 4 * COLS, COLS);
         if (want)
-            same_bits("spans", got, want, 3 * DIM);
+            same_bits("pages", alone, want, COLS);
         free(want);
-        want = got;
+        want = alone;
+        free(got);
+        free(k);
+        free(v);
     }
     free(want);
     free(q);
-    free(k);
-    free(v);
     fixture_close(&f);
 }
 
@@ -162,17 +199,20 @@ static void test_extremes(void **state)
 {
     (void)state;
     const lb_attention_shape shape = {1, 1, 1, 1.0f};
-    const lb_kv_spans spans = {{0, 0}, {0, 3}};
+    const uint32_t page = 0;
+    const lb_kv_row kv = {&page, 3};
     const float q = 1.0f, k[3] = {-3000.0f, 4000.0f, 0.0f}, v[3] = {1.0f, 2.0f, 3.0f};
     const float nan[3] = {NAN, 0.0f, 0.0f};
     fixture f;
     assert_true(fixture_open(&f, 1, NULL));
-    lb_tensor out = blank(&f, 1, 1), tq = upload(&f, &q, 1, 1), tv = upload(&f, v, 3, 1);
-    lb_attention(f.ops, out, tq, upload(&f, k, 3, 1), tv, &spans, &shape);
+    lb_tensor out = blank(&f, 1, 1), tq = upload(&f, &q, 1, 1), cache[2];
+    make_cache(&f, &shape, k, v, 3, cache);
+    lb_attention(f.ops, out, tq, cache[0], cache[1], &kv, &shape);
     float *got = download(&f, out);
     assert_true(got[0] == 2.0f);
     free(got);
-    lb_attention(f.ops, out, tq, upload(&f, nan, 3, 1), tv, &spans, &shape);
+    make_cache(&f, &shape, nan, v, 3, cache);
+    lb_attention(f.ops, out, tq, cache[0], cache[1], &kv, &shape);
     got = download(&f, out);
     assert_true(got[0] != got[0]);
     free(got);
@@ -197,16 +237,20 @@ static void check_backward(fixture *f, lb_attention_shape shape, const uint32_t 
 {
     size_t rows = starts[sequences], cols = (size_t)shape.heads * shape.head_dim;
     size_t wide = (size_t)shape.kv_heads * shape.head_dim;
-    lb_kv_spans *spans = take(rows, sizeof *spans);
+    lb_kv_row *kv = take(rows, sizeof *kv);
+    size_t *first = take(rows, sizeof *first);
     for (size_t s = 0; s < sequences; s++) {
-        for (uint32_t r = starts[s]; r < starts[s + 1]; r++)
-            spans[r] = (lb_kv_spans){{0, starts[s]}, {0, r - starts[s] + 1}};
+        for (uint32_t r = starts[s]; r < starts[s + 1]; r++) {
+            kv[r].count = r - starts[s] + 1;
+            first[r] = starts[s];
+        }
     }
     float *q = matrix(4, 0, rows, cols, 1.0f), *k = matrix(5, 0, rows, wide, 1.0f);
     float *v = matrix(6, 0, rows, wide, 1.0f), *dout = matrix(7, 0, rows, cols, 1.0f);
     oracle o = {.shape = shape, .rows = rows, .slots = rows, .q = widen(q, rows * cols),
                 .k = widen(k, rows * wide), .v = widen(v, rows * wide),
-                .out = take(rows * cols, sizeof(double)), .dout = dout, .spans = spans};
+                .out = take(rows * cols, sizeof(double)), .dout = dout, .kv = kv,
+                .first = first};
     /* What was there before must not show: the op overwrites. */
     const lb_tensor grads[3] = {upload_strided(f, q, rows, cols), upload_strided(f, k, rows, wide),
                                 upload_strided(f, v, rows, wide)};
@@ -228,7 +272,8 @@ static void check_backward(fixture *f, lb_attention_shape shape, const uint32_t 
     free(k);
     free(v);
     free(dout);
-    free(spans);
+    free(kv);
+    free(first);
     lb_ops_reset(f->ops);
 }
 
@@ -248,7 +293,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward),
-        cmocka_unit_test(test_spans_do_not_show),
+        cmocka_unit_test(test_pages_do_not_show),
         cmocka_unit_test(test_extremes),
         cmocka_unit_test(test_backward),
     };

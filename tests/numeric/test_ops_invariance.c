@@ -156,20 +156,32 @@ static void run_gemm(const run *r)
     free(at);
 }
 
-/* Row r sees r % 50 + 1 keys, whose split into spans changes with the batch. */
+/* Row r sees up to 200 keys, in pages whose order changes with the batch; every other row has its
+ * own copy of the keys from position 128 on. */
 static void run_attention(const run *r)
 {
-    enum { DIM = 24, HEADS = 6, KV = 2, KEYS = 50 };
+    enum { DIM = 24, HEADS = 6, KV = 2, KEYS = 200, NEED = 7, PAGES = 2 * NEED };
     static const lb_attention_shape shape = {HEADS, KV, DIM, 0.2f};
-    lb_kv_spans spans[ROWS_MAX];
-    for (uint32_t i = 0; i < r->rows; i++) {
-        uint32_t keys = (uint32_t)(r->first + i) % KEYS + 1;
-        uint32_t cut = (uint32_t)(i + r->rows) % keys;
-        spans[i] = (lb_kv_spans){{0, cut}, {cut, keys - cut}};
+    lb_kv_row rows[ROWS_MAX];
+    uint32_t slots[KEYS], tables[2][NEED];
+    lb_tensor keys = lb_ops_alloc_zero(r->f->ops, LB_F32, PAGES, KV * DIM * LB_KV_PAGE);
+    lb_tensor values = lb_ops_alloc_zero(r->f->ops, LB_F32, PAGES,
+                                         KV * lb_kv_value_width(DIM) * LB_KV_PAGE);
+    for (uint32_t i = 0; i < NEED; i++) {
+        tables[0][i] = (i * 3 + (uint32_t)r->rows) % NEED;
+        tables[1][i] = i < 4 ? tables[0][i] : NEED + i;
     }
+    for (int copy = 0; copy < 2; copy++) {
+        for (uint32_t i = 0; i < KEYS; i++)
+            slots[i] = tables[copy][i / LB_KV_PAGE] * LB_KV_PAGE + i % LB_KV_PAGE;
+        lb_kv_write(r->f->ops, keys, values, constant(r, 46, KEYS, KV * DIM),
+                    constant(r, 47, KEYS, KV * DIM), slots, &shape);
+    }
+    for (size_t i = 0; i < r->rows; i++)
+        rows[i] = (lb_kv_row){tables[(i + r->rows) % 2],
+                              (uint32_t)((r->first + i) * 37 % KEYS) + 1};
     lb_tensor out = blank(r->f, r->rows, HEADS * DIM);
-    lb_attention(r->f->ops, out, input(r, 16, HEADS * DIM, 1.0f), constant(r, 46, KEYS, KV * DIM),
-                 constant(r, 47, KEYS, KV * DIM), spans, &shape);
+    lb_attention(r->f->ops, out, input(r, 16, HEADS * DIM, 1.0f), keys, values, rows, &shape);
     collect(r, out, HEADS * DIM, 0);
 }
 

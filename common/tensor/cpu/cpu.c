@@ -77,7 +77,6 @@ lb_status lb_cpu_alloc(void *self, size_t bytes, void **out)
     void *memory = bytes <= SIZE_MAX - ALIGNMENT ? lb_cpu_room(bytes ? bytes : ALIGNMENT) : NULL;
     if (!memory)
         return LB_ENOMEM;
-    memset(memory, 0, bytes);
     *out = memory;
     return LB_OK;
 }

@@ -151,6 +151,7 @@ lb_status LB_K(lb_cpu_add)(void *self, lb_tensor to, lb_tensor x);
 lb_status LB_K(lb_cpu_copy_rows)(void *self, lb_tensor to, lb_tensor from,
                                  const uint32_t *to_index, const uint32_t *from_index,
                                  size_t rows);
+lb_status LB_K(lb_cpu_kv_write)(void *self, const lb_kv_write_args *args);
 lb_status LB_K(lb_cpu_attention)(void *self, const lb_attention_args *args);
 lb_status LB_K(lb_cpu_attention_backward)(void *self, const lb_attention_grad_args *args);
 lb_status LB_K(lb_cpu_head)(void *self, lb_tensor h, const lb_weight *w, const uint32_t *targets,

@@ -25,14 +25,16 @@ static void norm_task(void *arg, size_t index, size_t thread)
 {
     const norm_job *job = arg;
     (void)thread;
-    size_t first = index * ROWS_PER_TASK, cols = job->x.cols;
+    size_t first = index * ROWS_PER_TASK, cols = job->gain.cols;
     const float *gain = job->gain.data;
     for (size_t r = first; r < job->x.rows && r < first + ROWS_PER_TASK; r++) {
-        const float *x = row_f32(job->x, r);
-        float *out = row_f32(job->out, r);
-        float scale = inverse_rms(x, cols, job->eps);
-        for (size_t i = 0; i < cols; i++)
-            out[i] = x[i] * scale * gain[i];
+        for (size_t c = 0; c < job->x.cols; c += cols) {
+            const float *x = row_f32(job->x, r) + c;
+            float *out = row_f32(job->out, r) + c;
+            float scale = inverse_rms(x, cols, job->eps);
+            for (size_t i = 0; i < cols; i++)
+                out[i] = x[i] * scale * gain[i];
+        }
     }
 }
 
@@ -57,21 +59,28 @@ static float weighted_dot(const float *g, const float *dy, const float *x, size_
     return vf_sum(sum);
 }
 
+static void norm_backward_run(const norm_job *job, size_t r, size_t column)
+{
+    const float *x = row_f32(job->x, r) + column, *dy = row_f32(job->dy, r) + column;
+    const float *gain = job->gain.data;
+    float *dx = row_f32(job->out, r) + column;
+    size_t cols = job->gain.cols;
+    float scale = inverse_rms(x, cols, job->eps);
+    float pull = weighted_dot(gain, dy, x, cols) * scale * scale * scale / (float)cols;
+    for (size_t i = 0; i < cols; i++) {
+        float own = __builtin_fmaf(gain[i] * dy[i], scale, -(x[i] * pull));
+        dx[i] = job->accumulate ? dx[i] + own : own;
+    }
+}
+
 static void norm_backward_task(void *arg, size_t index, size_t thread)
 {
     const norm_job *job = arg;
     (void)thread;
-    size_t first = index * ROWS_PER_TASK, cols = job->x.cols;
-    const float *gain = job->gain.data;
+    size_t first = index * ROWS_PER_TASK;
     for (size_t r = first; r < job->x.rows && r < first + ROWS_PER_TASK; r++) {
-        const float *x = row_f32(job->x, r), *dy = row_f32(job->dy, r);
-        float *dx = row_f32(job->out, r);
-        float scale = inverse_rms(x, cols, job->eps);
-        float pull = weighted_dot(gain, dy, x, cols) * scale * scale * scale / (float)cols;
-        for (size_t i = 0; i < cols; i++) {
-            float own = __builtin_fmaf(gain[i] * dy[i], scale, -(x[i] * pull));
-            dx[i] = job->accumulate ? dx[i] + own : own;
-        }
+        for (size_t c = 0; c < job->x.cols; c += job->gain.cols)
+            norm_backward_run(job, r, c);
     }
 }
 

@@ -23,6 +23,7 @@ const lb_backend_table LB_K(lb_cpu_table) = {
     .add = LB_K(lb_cpu_add),
     .copy_rows = LB_K(lb_cpu_copy_rows),
     .gemm = LB_K(lb_cpu_gemm),
+    .kv_write = LB_K(lb_cpu_kv_write),
     .attention = LB_K(lb_cpu_attention),
     .attention_backward = LB_K(lb_cpu_attention_backward),
     .head = LB_K(lb_cpu_head),
