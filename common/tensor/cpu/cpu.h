@@ -130,8 +130,9 @@ void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_
 /* The whole of some products with the same number of rows, on the pool. */
 void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *products, size_t count, size_t rows);
 /* One tile of integer panels: rows <= LB_TILE_ROWS from `row`, LB_TILE_VECTORS vectors from
- * `column`, into out[rows][LB_TILE_VECTORS * LB_LANES]. */
-void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column, float *out);
+ * `column`, into out[rows][LB_TILE_VECTORS * LB_LANES], rows ld apart. */
+void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column, float *out,
+                       size_t ld);
 
 lb_status LB_K(lb_cpu_weight_pack)(void *self, lb_weight *weight, const lb_row_source *source);
 lb_status LB_K(lb_cpu_embed)(void *self, lb_tensor out, const lb_weight *table,

@@ -31,7 +31,7 @@ static inline __attribute__((always_inline)) void step(const int rows, vf sum[RO
 
 static inline __attribute__((always_inline)) void tile(const int rows, const bool bf16,
                                                        const lb_product *p, const float *a,
-                                                       const char *panel, float *out)
+                                                       const char *panel, float *out, size_t ld)
 {
     vf sum[ROWS][VECTORS], w[VECTORS];
     const size_t line = LB_PANEL * LB_GROUP_BYTES, lane = LB_LANES * LB_GROUP_BYTES;
@@ -64,7 +64,7 @@ static inline __attribute__((always_inline)) void tile(const int rows, const boo
     for (int i = 0; i < rows; i++) {
         LB_UNROLL
         for (int v = 0; v < VECTORS; v++)
-            vf_store(out + ((size_t)i * VECTORS + (size_t)v) * LB_LANES, sum[i][v]);
+            vf_store(out + (size_t)i * ld + (size_t)v * LB_LANES, sum[i][v]);
     }
 }
 
@@ -93,12 +93,13 @@ static void finish(const lb_product *p, size_t row, size_t column, const float *
 #define TILE_CASE(count)                                                                         \
     case count:                                                                                  \
         if (p->stored == LB_BF16)                                                                \
-            tile(count, true, p, a, panel, out);                                                 \
+            tile(count, true, p, a, panel, out, ld);                                                 \
         else                                                                                     \
-            tile(count, false, p, a, panel, out);                                                \
+            tile(count, false, p, a, panel, out, ld);                                                \
         break
 
-static void tile_float(const lb_product *p, size_t rows, size_t row, size_t column, float *out)
+static void tile_float(const lb_product *p, size_t rows, size_t row, size_t column, float *out,
+                       size_t ld)
 {
     const float *a = p->a + row * p->lda;
     const char *panel = (const char *)p->panels +
@@ -129,12 +130,16 @@ static void tile_float(const lb_product *p, size_t rows, size_t row, size_t colu
 /* One tile of `rows` (1 .. ROWS) rows and VECTORS * 16 columns from `column`. */
 static void tile_any(const lb_product *p, size_t rows, size_t row, size_t column)
 {
-    float out[ROWS * VECTORS * LB_LANES] __attribute__((aligned(64)));
+    float spare[ROWS * VECTORS * LB_LANES] __attribute__((aligned(64)));
+    bool whole = column + VECTORS * LB_LANES <= p->n && !p->accumulate && !p->bias &&
+                 p->alpha == 1.0f;
+    float *out = whole ? p->c + row * p->ldc + column : spare;
+    size_t ld = whole ? p->ldc : VECTORS * LB_LANES;
     if (lb_dtype_is_integer(p->stored))
-        LB_K(lb_tile_int)(p, rows, row, column, out);
+        LB_K(lb_tile_int)(p, rows, row, column, out, ld);
     else
-        tile_float(p, rows, row, column, out);
-    for (size_t i = 0; i < rows; i++) {
+        tile_float(p, rows, row, column, out, ld);
+    for (size_t i = 0; !whole && i < rows; i++) {
         for (size_t v = 0; v < VECTORS; v++)
             finish(p, row + i, column + v * LB_LANES, out + (i * VECTORS + v) * LB_LANES);
     }

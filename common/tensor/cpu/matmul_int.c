@@ -19,7 +19,8 @@ typedef struct cursor {
 
 static inline __attribute__((always_inline)) void block(const int rows, const bool eight,
                                                         const lb_product *p, const cursor *at,
-                                                        size_t groups, float *out)
+                                                        size_t groups, bool first, float *out,
+                                                        size_t ld)
 {
     vi sum[ROWS][VECTORS], w[VECTORS];
     const size_t line = LB_PANEL * LB_GROUP_BYTES, lane = LB_LANES * LB_GROUP_BYTES;
@@ -49,9 +50,9 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
         vf scale = vf_set(at->row_scale[(size_t)i * blocks]);
         LB_UNROLL
         for (size_t v = 0; v < VECTORS; v++) {
-            float *to = out + ((size_t)i * VECTORS + v) * LB_LANES;
+            float *to = out + (size_t)i * ld + v * LB_LANES;
             vf part = vf_mul(vi_to_vf(sum[i][v]), vf_load(at->scale + v * LB_LANES));
-            vf_store(to, vf_fma(part, scale, vf_load(to)));
+            vf_store(to, vf_fma(part, scale, first ? vf_set(0.0f) : vf_load(to)));
         }
     }
 }
@@ -59,12 +60,13 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
 #define BLOCK_CASE(count)                                                                        \
     case count:                                                                                  \
         if (p->stored == LB_INT8)                                                                \
-            block(count, true, p, &at, groups, out);                                             \
+            block(count, true, p, &at, groups, b == 0, out, ld);                                             \
         else                                                                                     \
-            block(count, false, p, &at, groups, out);                                            \
+            block(count, false, p, &at, groups, b == 0, out, ld);                                            \
         break
 
-void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column, float *out)
+void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column, float *out,
+                       size_t ld)
 {
     const size_t size = lb_dtype_size(p->stored), blocks = p->q->blocks;
     const size_t panel = column / LB_PANEL, lane = column % LB_PANEL;
@@ -77,7 +79,6 @@ void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t colu
         .scale = p->scales + panel * blocks * LB_PANEL + lane,
         .sums = p->stored == LB_INT8 ? p->sums + panel * blocks * LB_PANEL + lane : NULL,
     };
-    memset(out, 0, rows * VECTORS * LB_LANES * sizeof *out);
     for (size_t b = 0; b < blocks; b++) {
         const size_t whole = LB_QUANT_BLOCK * size / LB_GROUP_BYTES;
         const size_t groups = groups_left < whole ? groups_left : whole;

@@ -21,23 +21,31 @@
 /* A block whose magnitudes are all below this counts as zeros: the inverse would overflow. */
 #define QUANT_LEAST 1e-30f
 
-/* Signs without a pattern that activations could have: one bit for each element of a block. */
-static const uint16_t quant_signs[LB_QUANT_BLOCK / LB_LANES] = {
-    0x6A09, 0xE667, 0xBB67, 0xAE85, 0x3C6E, 0xF372, 0xA54F, 0xF53A,  /* of sqrt(2), sqrt(3) .. */
+/* Signs without a pattern that activations could have: the first bits of the fractions of sqrt(2),
+ * sqrt(3), sqrt(5) and sqrt(7). */
+static const float quant_signs[LB_QUANT_BLOCK] = {
+    -1,  1,  1, -1,  1,  1,  1,  1,  1, -1,  1, -1,  1, -1, -1,  1,
+    -1, -1, -1,  1,  1, -1, -1,  1,  1, -1, -1,  1,  1, -1, -1, -1,
+    -1, -1, -1,  1,  1, -1, -1,  1, -1, -1,  1, -1, -1, -1,  1, -1,
+    -1,  1, -1,  1,  1,  1,  1, -1,  1, -1, -1, -1,  1, -1,  1, -1,
+     1, -1, -1, -1,  1, -1, -1,  1,  1,  1, -1, -1, -1, -1,  1,  1,
+     1, -1,  1,  1, -1, -1, -1,  1, -1, -1,  1,  1, -1, -1, -1, -1,
+    -1, -1, -1, -1,  1,  1, -1,  1, -1,  1, -1,  1,  1, -1,  1, -1,
+     1, -1,  1, -1, -1, -1,  1,  1, -1,  1, -1,  1, -1, -1, -1, -1,
 };
 
-static inline vf quant_flip(vf x, uint16_t signs)
-{
-    float lane[LB_LANES];
-    for (size_t i = 0; i < LB_LANES; i++)
-        lane[i] = signs >> i & 1u ? -1.0f : 1.0f;
-    return vf_mul(x, vf_load(lane));
-}
+/* + for the lanes that take the sum of a pair, - for those that take the difference. */
+static const float quant_halves[4][LB_LANES] = {
+    { 1,  1,  1,  1,  1,  1,  1,  1, -1, -1, -1, -1, -1, -1, -1, -1},
+    { 1,  1,  1,  1, -1, -1, -1, -1,  1,  1,  1,  1, -1, -1, -1, -1},
+    { 1,  1, -1, -1,  1,  1, -1, -1,  1,  1, -1, -1,  1,  1, -1, -1},
+    { 1, -1,  1, -1,  1, -1,  1, -1,  1, -1,  1, -1,  1, -1,  1, -1},
+};
 
-/* One stage of the transform inside a vector: swapped + the low lanes, swapped - the high. */
-#define QUANT_STAGE(v, swap, signs)                                                             \
+/* One stage of the transform inside a vector. */
+#define QUANT_STAGE(v, swap, halves)                                                             \
     for (size_t i = 0; i < vectors; i++)                                                         \
-        v[i] = vf_add(swap(v[i]), quant_flip(v[i], signs))
+        v[i] = vf_fma(v[i], vf_load(halves), swap(v[i]))
 
 /* x[vectors * LB_LANES] in place, vectors a power of two; back: the inverse. */
 static inline void quant_rotate_part(float *x, size_t vectors, bool back)
@@ -46,11 +54,12 @@ static inline void quant_rotate_part(float *x, size_t vectors, bool back)
     const vf scale = vf_set(1.0f / __builtin_sqrtf((float)(vectors * LB_LANES)));
     for (size_t i = 0; i < vectors; i++)
         v[i] = back ? vf_load(x + i * LB_LANES)
-                    : quant_flip(vf_load(x + i * LB_LANES), quant_signs[i]);
-    QUANT_STAGE(v, vf_swap8, 0xFF00);
-    QUANT_STAGE(v, vf_swap4, 0xF0F0);
-    QUANT_STAGE(v, vf_swap2, 0xCCCC);
-    QUANT_STAGE(v, vf_swap1, 0xAAAA);
+                    : vf_mul(vf_load(x + i * LB_LANES),
+                             vf_load(quant_signs + i * LB_LANES));
+    QUANT_STAGE(v, vf_swap8, quant_halves[0]);
+    QUANT_STAGE(v, vf_swap4, quant_halves[1]);
+    QUANT_STAGE(v, vf_swap2, quant_halves[2]);
+    QUANT_STAGE(v, vf_swap1, quant_halves[3]);
     for (size_t width = 1; width < vectors; width *= 2) {
         for (size_t i = 0; i < vectors; i++) {
             if (i & width)
@@ -62,7 +71,8 @@ static inline void quant_rotate_part(float *x, size_t vectors, bool back)
     }
     for (size_t i = 0; i < vectors; i++) {
         vf y = vf_mul(v[i], scale);
-        vf_store(x + i * LB_LANES, back ? quant_flip(y, quant_signs[i]) : y);
+        vf_store(x + i * LB_LANES, back ? vf_mul(y, vf_load(quant_signs + i * LB_LANES))
+                                           : y);
     }
 }
 
