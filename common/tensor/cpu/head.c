@@ -5,13 +5,21 @@
  */
 #include "common/tensor/cpu/head_impl.h"
 
+/* What one range of the vocabulary says about a row. */
+typedef struct part_state {
+    head_state softmax;
+    uint32_t above;
+} part_state;
+
 typedef struct head_job {
     lb_cpu *cpu;
     head_rows h;
     const lb_weight *w;
     const uint32_t *targets;
     const lb_head_out *out;
-    size_t rows_per_task;
+    head_plan plan;
+    part_state *parts;         /* [rows][ranges] */
+    float *target;             /* [rows]: the target's logit */
 } head_job;
 
 /* Keeps the k largest logits of a row, largest first; equal ones keep the order of their ids. */
@@ -44,82 +52,120 @@ static float logit_of(const head_job *job, size_t row, uint32_t id)
     return panel[id - first];
 }
 
-typedef struct row_state {
-    head_state softmax;
-    float target;
-    uint32_t above;
-    size_t have;
-} row_state;
-
-static void fold_row(const head_job *job, size_t row, const float *logits, size_t first,
-                     size_t width, row_state *state)
+/* How many of the logits are larger than the target's. */
+static uint32_t count_above(const float *logits, size_t width, float target)
 {
-    const lb_head_out *out = job->out;
-    head_fold(&state->softmax, logits, width, out->entropy != NULL);
-    if (job->targets && job->targets[row] >= first && job->targets[row] - first < width)
-        state->target = logits[job->targets[row] - first];
-    for (size_t i = 0; out->rank && i < width; i++)
-        state->above += logits[i] > state->target;
-    for (size_t i = 0; out->top_id && out->k > 0 && i < width; i++)
-        top_insert(out->top_id + row * out->k, out->top_logprob + row * out->k, out->k,
-                   &state->have, (uint32_t)(first + i), logits[i]);
+    uint32_t above = 0;
+    for (size_t i = 0; i < width; i++)
+        above += logits[i] > target;
+    return above;
 }
 
-static void finish_row(const head_job *job, size_t row, const row_state *state)
+/* Of a tile only those can be among the k largest that exceed the least of what is held. */
+static void fold_top(const head_job *job, size_t row, const float *logits, size_t first,
+                     size_t width, size_t *have)
 {
     const lb_head_out *out = job->out;
-    float lse = head_lse(&state->softmax);
-    if (out->lse)
-        out->lse[row] = lse;
-    if (out->logprob)
-        out->logprob[row] = state->target - lse;
-    if (out->rank)
-        out->rank[row] = state->above + 1;
-    if (out->entropy)
-        out->entropy[row] = log_f32(state->softmax.sum) -
-                            state->softmax.weighted / state->softmax.sum;
-    for (size_t i = 0; out->top_id && i < out->k; i++)
-        out->top_logprob[row * out->k + i] -= lse;
+    uint32_t *ids = out->top_id + row * out->k;
+    float *best = out->top_logprob + row * out->k;
+    for (size_t i = 0; i < width; i += LB_LANES) {
+        size_t count = width - i < LB_LANES ? width - i : LB_LANES;
+        if (*have == out->k && !(vf_largest(head_load(logits + i, width - i)) > best[out->k - 1]))
+            continue;
+        for (size_t j = i; j < i + count; j++)
+            top_insert(ids, best, out->k, have, (uint32_t)(first + j), logits[j]);
+    }
+}
+
+static void head_range(const head_job *job, size_t first_row, size_t rows, size_t range,
+                       float *tile, size_t have[HEAD_ROWS])
+{
+    const lb_head_out *out = job->out;
+    size_t first = range * HEAD_RANGE, vocab = job->w->n;
+    size_t end = vocab - first < HEAD_RANGE ? vocab : first + HEAD_RANGE;
+    for (size_t v = first; v < end; v += HEAD_TILE) {
+        size_t width = head_tile_width(vocab, v);
+        head_logits(job->w, &job->h, first_row, rows, v, width, tile, HEAD_TILE);
+        for (size_t r = 0; r < rows; r++) {
+            const float *logits = tile + r * HEAD_TILE;
+            size_t row = first_row + r;
+            part_state *part = &job->parts[row * job->plan.ranges + range];
+            head_fold(&part->softmax, logits, width, out->entropy != NULL);
+            if (out->rank)
+                part->above += count_above(logits, width, job->target[row]);
+            else if (job->targets && job->targets[row] >= v && job->targets[row] - v < width)
+                job->target[row] = logits[job->targets[row] - v];
+            if (out->top_id && out->k > 0)
+                fold_top(job, row, logits, v, width, &have[r]);
+        }
+    }
 }
 
 static void head_task(void *arg, size_t index, size_t thread)
 {
     const head_job *job = arg;
-    float *tile = job->cpu->scratch[thread];
-    row_state states[HEAD_ROWS] = {0};
-    size_t first = index * job->rows_per_task;
-    size_t left = job->h.h.rows - first;
-    size_t rows = left < job->rows_per_task ? left : job->rows_per_task;
-    for (size_t r = 0; job->out->rank && r < rows; r++)
-        states[r].target = logit_of(job, first + r, job->targets[first + r]);
-    for (size_t v = 0; v < job->w->n; v += HEAD_TILE) {
-        size_t width = head_tile_width(job->w->n, v);
-        head_logits(job->w, &job->h, first, rows, v, width, tile, HEAD_TILE);
-        for (size_t r = 0; r < rows; r++)
-            fold_row(job, first + r, tile + r * HEAD_TILE, v, width, &states[r]);
-    }
-    for (size_t r = 0; r < rows; r++)
-        finish_row(job, first + r, &states[r]);
+    const head_plan *plan = &job->plan;
+    size_t first = index % plan->row_tasks * plan->rows_per_task, have[HEAD_ROWS] = {0};
+    size_t left = plan->rows - first, range = index / plan->row_tasks * plan->ranges_per_task;
+    size_t rows = left < plan->rows_per_task ? left : plan->rows_per_task;
+    for (size_t i = 0; i < plan->ranges_per_task && range + i < plan->ranges; i++)
+        head_range(job, first, rows, range + i, job->cpu->scratch[thread], have);
 }
 
-/* Rows of a task: enough tasks for every thread, blocks as large as that allows. */
-static size_t rows_per_task(const lb_cpu *cpu, size_t rows)
+static void finish_row(const head_job *job, size_t row)
 {
-    size_t threads = lb_pool_threads(cpu->pool), share = (rows + threads - 1) / threads;
-    return share < 1 ? 1 : share > HEAD_ROWS ? HEAD_ROWS : share;
+    const lb_head_out *out = job->out;
+    const part_state *parts = job->parts + row * job->plan.ranges;
+    head_state all = {0};
+    uint32_t above = 0;
+    for (size_t i = 0; i < job->plan.ranges; i++) {
+        head_merge(&all, &parts[i].softmax, out->entropy != NULL);
+        above += parts[i].above;
+    }
+    float lse = head_lse(&all);
+    if (out->lse)
+        out->lse[row] = lse;
+    if (out->logprob)
+        out->logprob[row] = job->target[row] - lse;
+    if (out->rank)
+        out->rank[row] = above + 1;
+    if (out->entropy)
+        out->entropy[row] = log_f32(all.sum) - all.weighted / all.sum;
+    for (size_t i = 0; out->top_id && i < out->k; i++)
+        out->top_logprob[row * out->k + i] -= lse;
+}
+
+static void target_task(void *arg, size_t index, size_t thread)
+{
+    const head_job *job = arg;
+    (void)thread;
+    job->target[index] = logit_of(job, index, job->targets[index]);
 }
 
 lb_status LB_K(lb_cpu_head)(void *self, lb_tensor h, const lb_weight *w, const uint32_t *targets,
                             const lb_head_out *out)
 {
     lb_cpu *cpu = self;
+    if (h.rows == 0)
+        return LB_OK;
+    head_job job = {.cpu = cpu, .h = {.h = h}, .w = w, .targets = targets, .out = out,
+                    .plan = head_share(cpu, h.rows, w->n, out->top_id && out->k > 0)};
+    size_t parts = h.rows * job.plan.ranges * sizeof *job.parts;
     lb_status status = lb_cpu_scratch(cpu, HEAD_ROWS * HEAD_TILE * sizeof(float));
-    head_job job = {cpu, {.h = h}, w, targets, out, rows_per_task(cpu, h.rows)};
+    if (status == LB_OK)
+        status = lb_cpu_shared(cpu, parts + h.rows * sizeof *job.target);
     if (status == LB_OK)
         status = LB_K(lb_quantise_rows)(cpu, w->stored, h, &job.h.q);
     if (status != LB_OK)
         return status;
-    lb_pool_run(cpu->pool, (h.rows + job.rows_per_task - 1) / job.rows_per_task, head_task, &job);
+    job.parts = cpu->shared;
+    job.target = (float *)(void *)((char *)cpu->shared + parts);
+    memset(cpu->shared, 0, parts + h.rows * sizeof *job.target);
+    if (out->rank)
+        lb_pool_run(cpu->pool, h.rows, target_task, &job);
+    lb_pool_run(cpu->pool, job.plan.row_tasks * job.plan.range_tasks, head_task, &job);
+    for (size_t r = 0; r < h.rows; r++)
+        finish_row(&job, r);
     return LB_OK;
 }
 
@@ -133,6 +179,13 @@ typedef struct head_grad_job {
     const float *lse, *grad;
     size_t count, rows_per_task;
 } head_grad_job;
+
+/* Rows of a task: enough tasks for every thread, blocks as large as that allows. */
+static size_t rows_per_task(const lb_cpu *cpu, size_t rows)
+{
+    size_t threads = lb_pool_threads(cpu->pool), share = (rows + threads - 1) / threads;
+    return share < 1 ? 1 : share > HEAD_ROWS ? HEAD_ROWS : share;
+}
 
 /* logits -> g (1[v = target] - softmax_v) in place. */
 static void to_logit_gradient(float *logits, size_t width, size_t first, uint32_t target,

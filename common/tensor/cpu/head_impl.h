@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What head.c and head_sample.c share: logits of a tile of the vocabulary, and the running softmax
- * over the tiles. Tiles have a fixed size and are merged in order, so lse has the same bits
- * wherever it is computed.
+ * What head.c and head_sample.c share: logits of a tile of the vocabulary, and the running softmax.
+ * Tiles of a range are folded in order, and then the ranges; both have a fixed size, so lse has the
+ * same bits wherever it is computed and whoever computes which range.
  */
 #ifndef LB_COMMON_TENSOR_CPU_HEAD_IMPL_H
 #define LB_COMMON_TENSOR_CPU_HEAD_IMPL_H
@@ -10,8 +10,9 @@
 #include "common/tensor/cpu/cpu.h"
 #include "common/tensor/cpu/vmath.h"
 
-#define HEAD_TILE 512u           /* a multiple of LB_PANEL */
-#define HEAD_ROWS 32u            /* rows of one task */
+#define HEAD_TILE 256u           /* ids; a multiple of LB_PANEL */
+#define HEAD_RANGE 4096u         /* ids; a multiple of HEAD_TILE */
+#define HEAD_ROWS 96u            /* rows of one task, at most */
 
 /* sum = sum exp(logit - max), weighted = sum exp(logit - max) (logit - max) over what was seen. */
 typedef struct head_state {
@@ -49,6 +50,22 @@ static inline vf head_load(const float *logits, size_t left)
     return left >= LB_LANES ? vf_load(logits) : vf_load_n(logits, left, -__builtin_inff());
 }
 
+/* What was seen, then what `next` saw. */
+static inline void head_merge(head_state *state, const head_state *next, bool with_weighted)
+{
+    if (state->sum == 0.0f) {
+        *state = *next;
+        return;
+    }
+    float top = state->max > next->max ? state->max : next->max;
+    float a = exp_f32(state->max - top), b = exp_f32(next->max - top);
+    float old = a * __builtin_fmaf(state->sum, state->max - top, state->weighted);
+    float new = b * __builtin_fmaf(next->sum, next->max - top, next->weighted);
+    state->sum = __builtin_fmaf(state->sum, a, next->sum * b);
+    state->weighted = with_weighted ? old + new : 0.0f;
+    state->max = top;
+}
+
 /* Folds a tile into the state. Entropy's sum is skipped unless asked for. */
 static inline void head_fold(head_state *state, const float *logits, size_t width,
                              bool with_weighted)
@@ -66,22 +83,33 @@ static inline void head_fold(head_state *state, const float *logits, size_t widt
             weighted = vf_fma(e, vf_max(below, vf_set(EXP_LOWEST)), weighted);
     }
     head_state tile = {max, vf_sum(sum), with_weighted ? vf_sum(weighted) : 0.0f};
-    if (state->sum == 0.0f) {
-        *state = tile;
-        return;
-    }
-    float top = state->max > tile.max ? state->max : tile.max;
-    float a = exp_f32(state->max - top), b = exp_f32(tile.max - top);
-    float old = a * __builtin_fmaf(state->sum, state->max - top, state->weighted);
-    float new = b * __builtin_fmaf(tile.sum, tile.max - top, tile.weighted);
-    state->sum = __builtin_fmaf(state->sum, a, tile.sum * b);
-    state->weighted = with_weighted ? old + new : 0.0f;
-    state->max = top;
+    head_merge(state, &tile, with_weighted);
 }
 
 static inline float head_lse(const head_state *state)
 {
     return state->max + log_f32(state->sum);
+}
+
+/* How rows and ranges of the vocabulary are shared out: blocks of rows, and for each as many ranges
+ * together as leave about four tasks a thread. */
+typedef struct head_plan {
+    size_t rows, rows_per_task, row_tasks;
+    size_t ranges, ranges_per_task, range_tasks;
+} head_plan;
+
+static inline head_plan head_share(const lb_cpu *cpu, size_t rows, size_t vocab, bool whole)
+{
+    size_t wanted = 4 * (size_t)lb_pool_threads(cpu->pool);
+    head_plan plan = {.rows = rows, .ranges = (vocab + HEAD_RANGE - 1) / HEAD_RANGE};
+    plan.rows_per_task = rows < HEAD_ROWS ? rows : HEAD_ROWS;
+    if (whole && rows < wanted * HEAD_ROWS)
+        plan.rows_per_task = (rows + wanted - 1) / wanted;
+    plan.row_tasks = (rows + plan.rows_per_task - 1) / plan.rows_per_task;
+    size_t parts = whole ? 1 : (wanted + plan.row_tasks - 1) / plan.row_tasks;
+    plan.ranges_per_task = (plan.ranges + parts - 1) / parts;
+    plan.range_tasks = (plan.ranges + plan.ranges_per_task - 1) / plan.ranges_per_task;
+    return plan;
 }
 
 #endif
