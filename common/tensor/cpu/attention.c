@@ -9,7 +9,7 @@
  * A row's sums run over its own keys in logical order, and a key it does not see adds exactly 0; so
  * neither its companions nor the pages show in its bits.
  */
-#include "common/tensor/cpu/cpu.h"
+#include "common/tensor/cpu/small_product.h"
 #include "common/tensor/cpu/vmath.h"
 
 #define PAGES 4u                          /* of a block of keys */
@@ -17,90 +17,6 @@
 #define SCORE_STRIDE (KEYS + LB_LANES)    /* so that rows do not share the sets of the cache */
 #define STACK_ROWS 96u                    /* stacked query rows of a task, if a group is not more */
 #define ROWS_PER_TASK 32u
-#define WIDTH (LB_TILE_VECTORS * LB_LANES)
-
-/* ---- products with a page ---- */
-
-/* c[rows, WIDTH] = (keep ? c * keep[row] : 0) + sum over pages and k of a[row, k] b[page][k]. */
-typedef struct page_product {
-    const float *a;
-    size_t lda;
-    const float *const *b;
-    size_t pages, depth, ldb;
-    float *c;
-    size_t ldc;
-    const float *keep;
-} page_product;
-
-static inline __attribute__((always_inline)) void tile(const int rows, const page_product *p,
-                                                       size_t row, size_t column)
-{
-    vf sum[LB_TILE_ROWS][LB_TILE_VECTORS], w[LB_TILE_VECTORS];
-    const float *a = p->a + row * p->lda;
-    float *c = p->c + row * p->ldc + column;
-    LB_UNROLL
-    for (int i = 0; i < rows; i++) {
-        LB_UNROLL
-        for (size_t v = 0; v < LB_TILE_VECTORS; v++)
-            sum[i][v] = p->keep ? vf_mul(vf_load(c + (size_t)i * p->ldc + v * LB_LANES),
-                                         vf_set(p->keep[row + (size_t)i]))
-                                : vf_set(0.0f);
-    }
-    for (size_t page = 0; page < p->pages; page++, a += p->depth) {
-        const float *b = p->b[page] + column;
-        for (size_t k = 0; k < p->depth; k++, b += p->ldb) {
-            LB_UNROLL
-            for (size_t v = 0; v < LB_TILE_VECTORS; v++)
-                w[v] = vf_load(b + v * LB_LANES);
-            LB_UNROLL
-            for (int i = 0; i < rows; i++) {
-                vf x = vf_set(a[(size_t)i * p->lda + k]);
-                LB_UNROLL
-                for (int v = 0; v < LB_TILE_VECTORS; v++)
-                    sum[i][v] = vf_fma(x, w[v], sum[i][v]);
-            }
-        }
-    }
-    LB_UNROLL
-    for (int i = 0; i < rows; i++) {
-        LB_UNROLL
-        for (size_t v = 0; v < LB_TILE_VECTORS; v++)
-            vf_store(c + (size_t)i * p->ldc + v * LB_LANES, sum[i][v]);
-    }
-}
-
-#define TILE_CASE(count)                                                                         \
-    case count:                                                                                  \
-        tile(count, p, row, column);                                                             \
-        break
-
-static void product(const page_product *p, size_t rows, size_t columns)
-{
-    for (size_t column = 0; column < columns; column += WIDTH) {
-        for (size_t row = 0; row < rows; row += LB_TILE_ROWS) {
-            switch (rows - row < LB_TILE_ROWS ? rows - row : LB_TILE_ROWS) {
-            TILE_CASE(1);
-            TILE_CASE(2);
-            TILE_CASE(3);
-            TILE_CASE(4);
-#if LB_TILE_ROWS > 4
-            TILE_CASE(5);
-            TILE_CASE(6);
-#endif
-#if LB_TILE_ROWS > 6
-            TILE_CASE(7);
-            TILE_CASE(8);
-            TILE_CASE(9);
-            TILE_CASE(10);
-            TILE_CASE(11);
-            TILE_CASE(12);
-#endif
-            default:
-                break;
-            }
-        }
-    }
-}
 
 /* ---- a block of query rows ---- */
 
@@ -196,23 +112,24 @@ static void attend_run(const attention_job *job, stack *s, const lb_kv_row *rows
         values[p] = row_f32(a->v, table[p]) + kv_head * s->width * LB_KV_PAGE;
     }
     for (size_t p = 0; p < pages; p++) {
-        const page_product scores = {
-            .a = s->q + at * s->dim, .lda = s->dim, .b = &keys[p], .pages = 1, .depth = s->dim,
+        const small_product scores = {
+            .a = s->q + at * s->dim, .lda = s->dim, .step = 1, .b = &keys[p], .parts = 1,
+            .depth = s->dim,
             .ldb = LB_KV_PAGE, .c = s->scores + at * SCORE_STRIDE + p * LB_KV_PAGE,
             .ldc = SCORE_STRIDE,
         };
-        product(&scores, stacked, LB_KV_PAGE);
+        small_product_run(&scores, stacked, LB_KV_PAGE);
     }
     for (size_t i = 0; i < stacked; i++) {
         size_t own = rows[first + i / s->group].count - key;
         soften(s, at + i, own < seen ? own : seen, pages * LB_KV_PAGE);
     }
-    const page_product sums = {
-        .a = s->scores + at * SCORE_STRIDE, .lda = SCORE_STRIDE, .b = values, .pages = pages,
-        .depth = LB_KV_PAGE, .ldb = s->width, .c = s->out + at * s->width, .ldc = s->width,
+    const small_product sums = {
+        .a = s->scores + at * SCORE_STRIDE, .lda = SCORE_STRIDE, .step = 1, .b = values,
+        .parts = pages, .depth = LB_KV_PAGE, .ldb = s->width, .c = s->out + at * s->width, .ldc = s->width,
         .keep = s->keep + at,
     };
-    product(&sums, stacked, s->width);
+    small_product_run(&sums, stacked, s->width);
 }
 
 /* Whether two rows that both reach beyond `key` have the same pages in its block, as far as the
