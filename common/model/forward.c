@@ -29,8 +29,8 @@ static void project(lb_model *model, const lb_adapter *adapter, size_t layer,
         if (!adapter || !adapter->a[slot].data)
             continue;
         lb_tensor low = lb_ops_alloc(ops, LB_F32, x.rows, adapter->a[slot].rows);
-        lb_gemm_nt(ops, low, x, adapter->a[slot], 1.0f, false);
-        lb_gemm_nt(ops, out[i], low, adapter->b[slot], adapter->scale[slot], true);
+        lb_gemm_nn(ops, low, x, adapter->a_turned[slot], 1.0f, false);
+        lb_gemm_nn(ops, out[i], low, adapter->b_turned[slot], adapter->scale[slot], true);
     }
 }
 

@@ -2,8 +2,8 @@
  *
  * Forward and backward with respect to the adapter. The forward keeps every layer's input; a
  * block's other activations are kept too while they fit the budget, and are otherwise computed
- * again by the same lines, hence with the same bits. Parameter gradients are added sequence by
- * sequence in the order of the array, so micro-batches do not show in the sums.
+ * again by the same lines, hence with the same bits. Parameter gradients are one chain over the rows
+ * of all sequences in the order of the array, so micro-batches do not show in the sums.
  */
 #include "common/model/model_impl.h"
 
@@ -29,8 +29,8 @@ typedef struct pass {
     bool keep;
 } pass;
 
-/* dx = (dx +) dy W + scale (dy B) A and, sequence by sequence, dB += scale dy^T u,
- * dA += (scale dy B)^T x with u = x A^T. dx with data NULL is not computed. */
+/* dx = (dx +) dy W + scale (dy B) A and, row by row in order, dB += dy^T u, dA += (scale dy B)^T x
+ * with u = scale x A^T. dx with data NULL is not computed. */
 static void project_backward(const pass *p, size_t layer, lb_projection projection, lb_tensor dx,
                              lb_tensor dy, lb_tensor x, bool accumulate)
 {
@@ -43,15 +43,10 @@ static void project_backward(const pass *p, size_t layer, lb_projection projecti
     if (a.data) {
         lb_tensor u = lb_ops_alloc(ops, LB_F32, x.rows, a.rows);
         lb_tensor du = lb_ops_alloc(ops, LB_F32, x.rows, a.rows);
-        lb_gemm_nt(ops, u, x, a, 1.0f, false);
+        lb_gemm_nn(ops, u, x, p->adapter->a_turned[slot], p->adapter->scale[slot], false);
         lb_gemm_nn(ops, du, dy, b, p->adapter->scale[slot], false);
-        for (size_t s = 0; s < p->count; s++) {
-            size_t first = p->starts[s], n = p->starts[s + 1] - first;
-            lb_gemm_tn(ops, p->grad_b[slot], lb_tensor_rows(dy, first, n),
-                       lb_tensor_rows(u, first, n), p->adapter->scale[slot], true);
-            lb_gemm_tn(ops, p->grad_a[slot], lb_tensor_rows(du, first, n),
-                       lb_tensor_rows(x, first, n), 1.0f, true);
-        }
+        lb_gemm_tn(ops, p->grad_b[slot], dy, u, 1.0f, true);
+        lb_gemm_tn(ops, p->grad_a[slot], du, x, 1.0f, true);
         if (dx.data)
             lb_gemm_nn(ops, dx, du, a, 1.0f, true);
     }

@@ -182,6 +182,41 @@ static lb_status check_layout(const lb_model *model, const lb_lora_layout *layou
     return LB_OK;
 }
 
+static lb_tensor view(lb_tensor flat, const lb_lora_tensor *t, size_t rows, size_t cols)
+{
+    return lb_tensor_reshape(lb_tensor_cols(flat, t->offset, rows * cols), rows, cols);
+}
+
+/* Both vectors of the adapter, as it is and with its tensors transposed. */
+static lb_status upload_adapter(lb_adapter *adapter, const float *flat, lb_err *err)
+{
+    lb_model *model = adapter->model;
+    const lb_lora_layout *layout = &adapter->layout;
+    float *turned = malloc(layout->elements * sizeof *turned);
+    if (!turned)
+        return lb_fail(err, LB_ENOMEM, NULL, "no memory for an adapter");
+    for (size_t i = 0; i < layout->count; i++) {
+        const lb_lora_tensor *t = &layout->tensors[i];
+        for (size_t r = 0; r < t->rows; r++) {
+            for (size_t c = 0; c < t->cols; c++)
+                turned[t->offset + c * t->rows + r] = flat[t->offset + r * t->cols + c];
+        }
+    }
+    lb_status status = lb_device_alloc(model->backend, LB_F32, 1, layout->elements,
+                                       &adapter->flat, err);
+    if (status == LB_OK)
+        status = lb_device_alloc(model->backend, LB_F32, 1, layout->elements, &adapter->turned,
+                                 err);
+    if (status == LB_OK) {
+        lb_ops_reset(model->ops);
+        lb_copy_in(model->ops, adapter->flat, flat);
+        lb_copy_in(model->ops, adapter->turned, turned);
+        status = lb_ops_status(model->ops, err);
+    }
+    free(turned);
+    return status;
+}
+
 lb_status lb_adapter_create(lb_model *model, const lb_lora_layout *layout, const float *flat,
                             lb_adapter **out, lb_err *err)
 {
@@ -195,26 +230,22 @@ lb_status lb_adapter_create(lb_model *model, const lb_lora_layout *layout, const
     adapter->model = model;
     adapter->a = calloc(slots, sizeof *adapter->a);
     adapter->b = calloc(slots, sizeof *adapter->b);
+    adapter->a_turned = calloc(slots, sizeof *adapter->a_turned);
+    adapter->b_turned = calloc(slots, sizeof *adapter->b_turned);
     adapter->scale = calloc(slots, sizeof *adapter->scale);
-    status = adapter->a && adapter->b && adapter->scale
+    status = adapter->a && adapter->b && adapter->a_turned && adapter->b_turned && adapter->scale
                  ? lb_lora_layout_copy(layout, &adapter->layout, err)
                  : lb_fail(err, LB_ENOMEM, NULL, "no memory for an adapter");
     if (status == LB_OK)
-        status = lb_device_alloc(model->backend, LB_F32, 1, layout->elements, &adapter->flat, err);
-    if (status == LB_OK) {
-        lb_ops_reset(model->ops);
-        lb_copy_in(model->ops, adapter->flat, flat);
-        status = lb_ops_status(model->ops, err);
-    }
+        status = upload_adapter(adapter, flat, err);
     for (size_t i = 0; status == LB_OK && i < slots; i++)
         adapter->scale[i] = layout->modules[i].scale;
     for (size_t i = 0; status == LB_OK && i < layout->count; i++) {
         const lb_lora_tensor *t = &layout->tensors[i];
-        lb_tensor view = lb_tensor_reshape(lb_tensor_cols(adapter->flat, t->offset,
-                                                          (size_t)t->rows * t->cols),
-                                           t->rows, t->cols);
-        lb_tensor *slot = t->is_b ? adapter->b : adapter->a;
-        slot[t->layer * LB_PROJ_COUNT + t->projection] = view;
+        size_t slot = t->layer * LB_PROJ_COUNT + t->projection;
+        (t->is_b ? adapter->b : adapter->a)[slot] = view(adapter->flat, t, t->rows, t->cols);
+        (t->is_b ? adapter->b_turned : adapter->a_turned)[slot] =
+            view(adapter->turned, t, t->cols, t->rows);
     }
     if (status != LB_OK) {
         lb_adapter_free(adapter);
@@ -229,9 +260,12 @@ void lb_adapter_free(lb_adapter *adapter)
     if (!adapter)
         return;
     lb_device_free(adapter->model->backend, &adapter->flat);
+    lb_device_free(adapter->model->backend, &adapter->turned);
     lb_lora_layout_free(&adapter->layout);
     free(adapter->a);
     free(adapter->b);
+    free(adapter->a_turned);
+    free(adapter->b_turned);
     free(adapter->scale);
     free(adapter);
 }

@@ -129,7 +129,8 @@ void lb_scatter_rows(lb_ops *ops, lb_tensor to, lb_tensor from, const uint32_t *
 
 /* C = alpha * A op B (+ C when accumulate), all f32 tensors:
  *   nt: A[M, K] B[N, K]^T     nn: A[M, K] B[K, N]     tn: A[K, M]^T B[K, N]
- * Sums run over K in order. */
+ * Sums run over K in order. tn with accumulate goes on from what C holds, with alpha in B, so that
+ * the bits do not depend on how K is cut into calls. */
 void lb_gemm_nt(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);
 void lb_gemm_nn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);
 void lb_gemm_tn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);

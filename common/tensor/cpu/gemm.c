@@ -1,57 +1,210 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Products of f32 tensors: B is packed into panels, and for tn A is transposed, into the shared
- * buffer; then it is the product of matmul.c, with the same chains over k.
+ * Products of f32 tensors, as LoRA has them: one side is the rank, so nothing is worth packing. B is
+ * read as it stands, [k][n]; only for nt it is transposed first, and what is left of a column tile
+ * is copied with zeros beside it. For tn A is read down its columns.
  */
 #include "common/tensor/cpu/cpu.h"
 
-/* b as [k][n] panels; element (k, n) of the operand is b[n, k] for nt and b[k, n] otherwise. */
-static void pack_b(const lb_gemm_args *args, size_t k, size_t n, float *panels)
+#define ROWS LB_TILE_ROWS
+#define VECTORS LB_TILE_VECTORS
+#define WIDTH (VECTORS * LB_LANES)
+#define ROWS_PER_TASK 96u
+#define DEPTH_TN 64u
+/* Below this many multiply-adds a product is done before another thread has woken. */
+#define PARALLEL_LEAST ((size_t)1 << 16)
+
+typedef struct gemm_job {
+    lb_cpu *cpu;
+    const lb_gemm_args *args;
+    const float *a, *b;
+    size_t lda, step;          /* element (m, k) at a[m * lda + k * step] */
+    size_t ldb, m, n, k;
+    size_t rows_per_task, row_tasks, columns_per_task;
+    bool from_c;               /* sums go on from C */
+} gemm_job;
+
+/* Where a tile reads B, which may be the copy of its last columns. */
+typedef struct columns {
+    const float *b;
+    size_t ldb, first, count;  /* columns of C */
+} columns;
+
+static inline __attribute__((always_inline)) void tile(const int rows, const int vectors,
+                                                       const gemm_job *job, size_t row,
+                                                       const columns *at, float *out)
 {
-    for (size_t panel = 0; panel * LB_PANEL < n; panel++) {
-        size_t first = panel * LB_PANEL;
-        size_t width = n - first < LB_PANEL ? n - first : LB_PANEL;
-        float *out = panels + panel * k * LB_PANEL;
-        if (args->kind == LB_GEMM_NT)
-            memset(out, 0, k * LB_PANEL * sizeof *out);
-        for (size_t lane = 0; args->kind == LB_GEMM_NT && lane < width; lane++) {
-            const float *row = row_f32(args->b, first + lane);
-            for (size_t d = 0; d < k; d++)
-                out[d * LB_PANEL + lane] = row[d];
+    vf sum[ROWS][VECTORS], w[VECTORS];
+    const float *a = job->a + row * job->lda, *b = at->b;
+    const vf alpha = vf_set(job->args->kind == LB_GEMM_TN ? job->args->alpha : 1.0f);
+    LB_UNROLL
+    for (int i = 0; i < rows; i++) {
+        LB_UNROLL
+        for (int v = 0; v < vectors; v++)
+            sum[i][v] = job->from_c ? vf_load(out + (i * VECTORS + v) * (int)LB_LANES) : vf_set(0.0f);
+    }
+    for (size_t k = 0; k < job->k; k++, a += job->step, b += at->ldb) {
+        LB_UNROLL
+        for (int v = 0; v < vectors; v++)
+            w[v] = vf_mul(alpha, vf_load(b + v * (int)LB_LANES));
+        LB_UNROLL
+        for (int i = 0; i < rows; i++) {
+            vf x = vf_set(a[(size_t)i * job->lda]);
+            LB_UNROLL
+            for (int v = 0; v < vectors; v++)
+                sum[i][v] = vf_fma(x, w[v], sum[i][v]);
         }
-        for (size_t d = 0; args->kind != LB_GEMM_NT && d < k; d++) {
-            memcpy(out + d * LB_PANEL, row_f32(args->b, d) + first, width * sizeof *out);
-            memset(out + d * LB_PANEL + width, 0, (LB_PANEL - width) * sizeof *out);
-        }
+    }
+    LB_UNROLL
+    for (int i = 0; i < rows; i++) {
+        LB_UNROLL
+        for (int v = 0; v < vectors; v++)
+            vf_store(out + (i * VECTORS + v) * (int)LB_LANES, sum[i][v]);
     }
 }
 
-static void transpose_a(lb_tensor a, float *out)
+#define TILE_CASE(rows)                                                                          \
+    case rows:                                                                                   \
+        if (at->count > LB_LANES)                                                                \
+            tile(rows, VECTORS, job, row, at, out);                                              \
+        else                                                                                     \
+            tile(rows, 1, job, row, at, out);                                                    \
+        break
+
+static void tile_any(const gemm_job *job, size_t rows, size_t row, const columns *at, float *out)
 {
-    for (size_t r = 0; r < a.rows; r++) {
-        const float *row = row_f32(a, r);
-        for (size_t c = 0; c < a.cols; c++)
-            out[c * a.rows + r] = row[c];
+    switch (rows) {
+    TILE_CASE(1);
+    TILE_CASE(2);
+    TILE_CASE(3);
+    TILE_CASE(4);
+#if LB_TILE_ROWS > 4
+    TILE_CASE(5);
+    TILE_CASE(6);
+#endif
+#if LB_TILE_ROWS > 6
+    TILE_CASE(7);
+    TILE_CASE(8);
+    TILE_CASE(9);
+    TILE_CASE(10);
+    TILE_CASE(11);
+    TILE_CASE(12);
+#endif
+    default:
+        break;
+    }
+}
+
+/* c = alpha * sum (+ c), or the sum itself for tn. */
+static void finish(const gemm_job *job, size_t row, const columns *at, const float *out)
+{
+    const lb_gemm_args *args = job->args;
+    float *c = row_f32(args->c, row) + at->first;
+    for (size_t i = 0; i < at->count; i++) {
+        if (args->kind == LB_GEMM_TN)
+            c[i] = out[i];
+        else
+            c[i] = args->accumulate ? __builtin_fmaf(args->alpha, out[i], c[i])
+                                    : args->alpha * out[i];
+    }
+}
+
+static void run_rows(const gemm_job *job, size_t first, size_t end, const columns *at)
+{
+    float out[ROWS][WIDTH] __attribute__((aligned(64)));
+    const lb_gemm_args *args = job->args;
+    for (size_t row = first; row < end; row += ROWS) {
+        size_t rows = end - row < ROWS ? end - row : ROWS;
+        for (size_t i = 0; job->from_c && i < rows; i++) {
+            memset(out[i], 0, sizeof out[i]);
+            memcpy(out[i], row_f32(args->c, row + i) + at->first, at->count * sizeof(float));
+        }
+        tile_any(job, rows, row, at, out[0]);
+        for (size_t i = 0; i < rows; i++)
+            finish(job, row + i, at, out[i]);
+    }
+}
+
+static void run_columns(const gemm_job *job, size_t row, size_t end, size_t column, size_t last,
+                        float *copy)
+{
+    for (; column < last; column += WIDTH) {
+        columns at = {job->b + column, job->ldb, column,
+                      last - column < WIDTH ? last - column : WIDTH};
+        if (at.count % LB_LANES != 0) {
+            memset(copy, 0, job->k * WIDTH * sizeof *copy);
+            for (size_t k = 0; k < job->k; k++)
+                memcpy(copy + k * WIDTH, at.b + k * job->ldb, at.count * sizeof *copy);
+            at.b = copy;
+            at.ldb = WIDTH;
+        }
+        run_rows(job, row, end, &at);
+    }
+}
+
+static void gemm_task(void *arg, size_t index, size_t thread)
+{
+    const gemm_job *job = arg;
+    float *copy = job->cpu->scratch[thread];
+    size_t first = index % job->row_tasks * job->rows_per_task;
+    size_t end = first + job->rows_per_task < job->m ? first + job->rows_per_task : job->m;
+    size_t column = index / job->row_tasks * job->columns_per_task;
+    size_t last = column + job->columns_per_task < job->n ? column + job->columns_per_task
+                                                          : job->n;
+    if (job->args->kind != LB_GEMM_TN) {
+        run_columns(job, first, end, column, last, copy);
+        return;
+    }
+    /* Down the columns of A a cache line a row is read: few enough rows at a time to keep them. */
+    for (size_t k = 0; k == 0 || k < job->k; k += DEPTH_TN) {
+        gemm_job part = *job;
+        part.a += k * job->step;
+        part.b += k * job->ldb;
+        part.k = job->k - k < DEPTH_TN ? job->k - k : DEPTH_TN;
+        part.from_c = job->args->accumulate || k > 0;
+        run_columns(&part, first, end, column, last, copy);
+    }
+}
+
+/* b[n, k] as [k][n] in `out`. */
+static void transpose(lb_tensor b, float *out)
+{
+    for (size_t first = 0; first < b.cols; first += LB_LANES) {
+        size_t end = b.cols - first < LB_LANES ? b.cols : first + LB_LANES;
+        for (size_t n = 0; n < b.rows; n++) {
+            for (size_t k = first; k < end; k++)
+                out[k * b.rows + n] = row_f32(b, n)[k];
+        }
     }
 }
 
 lb_status LB_K(lb_cpu_gemm)(void *self, const lb_gemm_args *args)
 {
     lb_cpu *cpu = self;
-    bool tn = args->kind == LB_GEMM_TN;
-    size_t k = tn ? args->a.rows : args->a.cols;
-    size_t m = args->c.rows, n = args->c.cols;
-    size_t panels = (n + LB_PANEL - 1) / LB_PANEL * LB_PANEL * k;
-    lb_status status = lb_cpu_shared(cpu, (panels + (tn ? m * k : 0)) * sizeof(float));
-    if (status != LB_OK)
+    bool tn = args->kind == LB_GEMM_TN, nt = args->kind == LB_GEMM_NT;
+    gemm_job job = {
+        .cpu = cpu, .args = args, .a = args->a.data, .b = args->b.data,
+        .lda = tn ? 1 : args->a.stride, .step = tn ? args->a.stride : 1, .ldb = args->b.stride,
+        .m = args->c.rows, .n = args->c.cols, .k = tn ? args->a.rows : args->a.cols,
+    };
+    lb_status status = lb_cpu_scratch(cpu, job.k * WIDTH * sizeof(float));
+    if (status == LB_OK && nt)
+        status = lb_cpu_shared(cpu, job.k * job.n * sizeof(float));
+    if (status != LB_OK || job.m == 0)
         return status;
-    float *b = cpu->shared, *a = b + panels;
-    pack_b(args, k, n, b);
-    if (tn)
-        transpose_a(args->a, a);
-    const lb_product p = {.a = tn ? a : args->a.data, .lda = tn ? k : args->a.stride, .panels = b,
-                          .stored = LB_F32, .c = args->c.data, .ldc = args->c.stride, .k = k,
-                          .n = n, .depth = k, .alpha = args->alpha, .accumulate = args->accumulate};
-    LB_K(lb_product_run)(cpu, &p, 1, m);
+    if (nt) {
+        transpose(args->b, cpu->shared);
+        job.b = cpu->shared;
+        job.ldb = job.n;
+    }
+    bool parallel = job.m * job.n * job.k >= PARALLEL_LEAST && lb_pool_threads(cpu->pool) > 1;
+    size_t wanted = parallel ? 4 * (size_t)lb_pool_threads(cpu->pool) : 1;
+    size_t tiles = (job.n + WIDTH - 1) / WIDTH;
+    job.rows_per_task = parallel ? ROWS_PER_TASK : job.m;
+    job.row_tasks = (job.m + job.rows_per_task - 1) / job.rows_per_task;
+    size_t parts = (wanted + job.row_tasks - 1) / job.row_tasks;
+    job.columns_per_task = (tiles + parts - 1) / parts * WIDTH;
+    size_t column_tasks = (job.n + job.columns_per_task - 1) / job.columns_per_task;
+    lb_pool_run(cpu->pool, job.row_tasks * column_tasks, gemm_task, &job);
     return LB_OK;
 }
