@@ -17,6 +17,7 @@
 
 #define KEY_BYTES 512
 #define THREADS_MAX 1024u
+#define ACTIVATION_MB_MAX (1u << 20)
 #define IDLE_MS_MAX 604800000u   /* a week */
 #define EXIT_USAGE 2
 
@@ -108,6 +109,9 @@ int main(int argc, char **argv)
          .value = "N", .help = "threads of the model, 0: all this process may use"},
         {.name = "dtype", .type = LB_OPT_STRING, .out = &dtype, .value = "f32|bf16",
          .help = "storage of the weights"},
+        {.name = "activation-mb", .type = LB_OPT_U64, .out = &config.activation_mb,
+         .max = ACTIVATION_MB_MAX, .value = "N",
+         .help = "MiB of activations that a gradient keeps, 0: 1024; the rest is computed twice"},
         {.name = "key-file", .type = LB_OPT_STRING, .out = &key_file, .value = "FILE",
          .help = "file with the key for coordinator and teacher"},
         {.name = "exit-when-idle-ms", .type = LB_OPT_U64, .out = &config.idle_exit_ms,

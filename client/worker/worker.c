@@ -93,7 +93,8 @@ static lb_status load_student(lb_worker *worker, const char *spec, lb_student *s
     const char *equals = strchr(spec, '=');
     if (!equals || equals == spec || !equals[1])
         return lb_fail(err, LB_EINVAL, "model", "'%.100s' is not NAME=DIR", spec);
-    lb_model_options options = {.dtype = worker->config.dtype, .trainable = true};
+    lb_model_options options = {.dtype = worker->config.dtype, .trainable = true,
+                                .activation_bytes = (size_t)worker->config.activation_mb << 20};
     s->name = strndup(spec, (size_t)(equals - spec));
     lb_status status = s->name ? LB_OK : lb_fail(err, LB_ENOMEM, NULL, "no memory");
     if (status == LB_OK)

@@ -30,6 +30,7 @@ typedef struct lb_worker_config {
     size_t model_count;             /* 1 .. LB_WORKER_MODELS_MAX */
     lb_dtype dtype;
     uint32_t threads;               /* 0: all */
+    uint64_t activation_mb;         /* lb_model_options.activation_bytes in MiB; 0: its default */
     uint64_t idle_exit_ms;          /* lb_worker_run returns after so long without work; 0: never */
     bool (*stop)(void *arg);        /* asked often, from several threads */
     void *stop_arg;

@@ -28,9 +28,11 @@ static void project(lb_model *model, const lb_adapter *adapter, size_t layer,
         size_t slot = layer * LB_PROJ_COUNT + first + i;
         if (!adapter || !adapter->a[slot].data)
             continue;
+        size_t mark = lb_ops_mark(ops);
         lb_tensor low = lb_ops_alloc(ops, LB_F32, x.rows, adapter->a[slot].rows);
         lb_gemm_nn(ops, low, x, adapter->a_turned[slot], 1.0f, false);
         lb_gemm_nn(ops, out[i], low, adapter->b_turned[slot], adapter->scale[slot], true);
+        lb_ops_release(ops, mark);
     }
 }
 
@@ -39,8 +41,10 @@ static void add_projection(lb_model *model, const lb_adapter *adapter, size_t la
                            lb_projection p, lb_tensor x, lb_tensor stream)
 {
     lb_tensor y;
+    size_t mark = lb_ops_mark(model->ops);
     project(model, adapter, layer, p, 1, x, &y);
     lb_add(model->ops, stream, y);
+    lb_ops_release(model->ops, mark);
 }
 
 static lb_tensor norm(lb_model *model, lb_tensor x, lb_tensor gain)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Forward and backward with respect to the adapter. The forward keeps every layer's input; a
- * block's other activations are kept too while they fit the budget, and are otherwise computed
- * again by the same lines, hence with the same bits. Parameter gradients are one chain over the rows
- * of all sequences in the order of the array, so micro-batches do not show in the sums.
+ * Forward and backward with respect to the adapter. The forward keeps every layer's input; the
+ * other activations of as many layers as fit the budget are kept too, those of the rest are
+ * computed again by the same lines, hence with the same bits. Parameter gradients are one chain over the
+ * rows of all sequences in the order of the array, so micro-batches do not show in the sums.
  */
 #include "common/model/model_impl.h"
 
@@ -11,8 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Activations kept for the backward; above it a block is recomputed. */
-#define KEPT_BYTES_MAX ((size_t)1 << 30)
+#define KEPT_BYTES_DEFAULT ((size_t)1 << 30)
 
 typedef struct pass {
     lb_model *model;
@@ -26,7 +25,7 @@ typedef struct pass {
     size_t pages;
     float *logprob, *lse, *grad;   /* [rows] */
     lb_block_state *states;        /* [L] */
-    bool keep;
+    size_t kept_from;              /* layers from here on keep their activations */
 } pass;
 
 /* dx = (dx +) dy W + scale (dy B) A and, row by row in order, dB += dy^T u, dA += (scale dy B)^T x
@@ -122,7 +121,7 @@ static void backward(const pass *p, lb_tensor dx)
     for (size_t layer = p->model->config.layers; layer-- > 0;) {
         lb_block_state s = p->states[layer];
         size_t mark = lb_ops_mark(ops);
-        if (!p->keep) {
+        if (layer < p->kept_from) {
             lb_tensor x = alloc_like(p, s.input);
             lb_copy(ops, x, p->states[layer].input);
             lb_block_forward(p->model, p->adapter, layer, &rows, x, &s);
@@ -140,11 +139,12 @@ static lb_tensor forward(const pass *p)
     lb_tensor x = lb_ops_alloc(ops, LB_F32, p->rows, p->model->config.hidden);
     lb_embed(ops, x, p->model->embedding, p->tokens);
     for (size_t i = 0; i < p->model->config.layers; i++) {
-        if (!p->keep) {
+        bool keep = i >= p->kept_from;
+        if (!keep) {
             p->states[i].input = alloc_like(p, x);
             lb_copy(ops, p->states[i].input, x);
         }
-        lb_block_forward(p->model, p->adapter, i, &rows, x, p->keep ? &p->states[i] : NULL);
+        lb_block_forward(p->model, p->adapter, i, &rows, x, keep ? &p->states[i] : NULL);
     }
     return x;
 }
@@ -226,12 +226,20 @@ static void pass_free(pass *p)
     free(p->states);
 }
 
-/* Bytes that keeping every activation of `rows` rows takes. */
-static size_t kept_bytes(const lb_model_config *c, size_t rows)
+/* The first layer whose activations are kept: as many of the last ones as the budget holds. A kept
+ * block takes what lb_block_state names; of the others the input alone is kept. */
+static size_t first_kept(const lb_model *model, size_t rows)
 {
+    const lb_model_config *c = &model->config;
+    size_t budget = model->options.activation_bytes ? model->options.activation_bytes
+                                                    : KEPT_BYTES_DEFAULT;
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
-    size_t columns = 6 * (size_t)c->hidden + 3 * queries + 3 * keys + 3 * (size_t)c->mlp;
-    return columns * rows * c->layers * sizeof(float);
+    size_t columns = 4 * (size_t)c->hidden + 3 * queries + 3 * keys + 3 * (size_t)c->mlp;
+    size_t block = columns * rows * sizeof(float), input = c->hidden * rows * sizeof(float);
+    size_t kept = 0;
+    while (kept < c->layers && (kept + 1) * block + (c->layers - kept - 1) * input <= budget)
+        kept++;
+    return c->layers - kept;
 }
 
 /* Lays the sequences' rows end to end; the last token of each predicts nothing and is not run. */
@@ -246,7 +254,7 @@ static lb_status pass_create(lb_model *model, const lb_sequence *sequences, size
     p->sequences = sequences;
     p->count = count;
     p->rows = rows;
-    p->keep = kept_bytes(&model->config, rows) <= KEPT_BYTES_MAX;
+    p->kept_from = first_kept(model, rows);
     p->tokens = calloc(rows, sizeof *p->tokens);
     p->targets = calloc(rows, sizeof *p->targets);
     p->positions = calloc(rows, sizeof *p->positions);
@@ -258,8 +266,8 @@ static lb_status pass_create(lb_model *model, const lb_sequence *sequences, size
     p->lse = calloc(rows, sizeof *p->lse);
     p->grad = calloc(rows, sizeof *p->grad);
     p->states = calloc(model->config.layers, sizeof *p->states);
-    if (!p->tokens || !p->targets || !p->positions || !p->starts || !p->slots || !p->table || !p->kv || !p->logprob ||
-        !p->lse || !p->grad || !p->states)
+    if (!p->tokens || !p->targets || !p->positions || !p->starts || !p->slots || !p->table ||
+        !p->kv || !p->logprob || !p->lse || !p->grad || !p->states)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for a pass of %zu rows", rows);
     for (size_t i = 0; i < p->pages; i++)
         p->table[i] = (uint32_t)i;

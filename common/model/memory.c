@@ -74,17 +74,30 @@ static void take(arena *a, size_t rows, size_t cols)
         a->most[a->current] = a->used[a->current];
 }
 
-/* The temporaries of one layer: see lb_block_forward. */
+/* The temporaries of one layer: see lb_block_forward. What a projection adds to the stream is given
+ * back at once. */
 static void take_layer(arena *a, const lb_model_config *c, size_t rows)
 {
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
-    const size_t widths[] = {c->hidden, queries, keys, keys, queries, keys, queries, c->hidden,
-                             c->hidden, c->mlp, c->mlp, c->mlp, c->hidden};
-    size_t current = a->current, used = a->count ? a->used[current] : 0;
-    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
-        take(a, rows, widths[i]);
-    a->current = current;
-    a->used[current] = used;
+    const struct {
+        size_t width;
+        bool given_back;
+    } parts[] = {
+        {c->hidden, false}, {queries, false}, {keys, false}, {keys, false}, {queries, false},
+        {keys, false}, {queries, false}, {c->hidden, true}, {c->hidden, false}, {c->mlp, false},
+        {c->mlp, false}, {c->mlp, false}, {c->hidden, true},
+    };
+    size_t first = a->current, first_used = a->count ? a->used[first] : 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        size_t current = a->current, used = a->used[current];
+        take(a, rows, parts[i].width);
+        if (parts[i].given_back) {
+            a->current = current;
+            a->used[current] = used;
+        }
+    }
+    a->current = first;
+    a->used[first] = first_used;
 }
 
 static size_t arena_bytes(const lb_model_config *c, uint32_t tokens, size_t chunk)

@@ -26,6 +26,8 @@ typedef struct lb_adapter lb_adapter;
 typedef struct lb_model_options {
     lb_dtype dtype;            /* storage of the weights; any that lb_dtype_parse knows */
     bool trainable;            /* also pack for the backward */
+    size_t activation_bytes;   /* that a gradient keeps; what does not fit is computed twice, with
+                                * the same bits. 0: 1 GiB */
     uint32_t max_tokens;       /* rows of one forward pass (chunk); 0: 512 */
 } lb_model_options;
 
@@ -97,7 +99,7 @@ typedef struct lb_rollout {
 } lb_rollout;
 
 /* Rolls out `group` samples of each prompt: out[p * group + g]. A prompt is prefilled once and its
- * KV shared by its group; rollouts join the batch as kv_bytes allows and leave it when they end. Row
+ * KV shared by its group; rollouts join the batch as kv_bytes allows and leave when they end. Row
  * index for the
  * random counter: row_base + p * group + g, so a rollout does not depend on its neighbours.
  * out is filled only on LB_OK; free each with lb_rollout_free. */

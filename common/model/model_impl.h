@@ -39,7 +39,7 @@ struct lb_adapter {
     lb_lora_layout layout;
     lb_tensor flat;            /* [1, elements] */
     lb_tensor turned;          /* [1, elements]: every tensor transposed, at the same offset */
-    /* [L * LB_PROJ_COUNT] views: A [r, in], B [out, r], A^T, B^T; data NULL where it is no target */
+    /* [L * LB_PROJ_COUNT] views: A [r, in], B [out, r], A^T, B^T; data NULL if it is no target */
     lb_tensor *a, *b, *a_turned, *b_turned;
     float *scale;              /* [L * LB_PROJ_COUNT] */
 };

@@ -12,9 +12,9 @@
 #include "common/tensor/ops.h"
 #include "common/tensor/tensor.h"
 
-/* A frozen matrix [n, k]. A packing that was not asked for is NULL. A packing of [n, k] is panels of
- * LB_PANEL rows, padded with zeros: the panel's columns come in groups of 4 bytes a row (1 of f32,
- * 2 of 16 bits, 4 of 8), so that group g of row r is at (r / P * groups + g) * P + r % P. */
+/* A frozen matrix [n, k]. A packing that was not asked for is NULL. A packing of [n, k] is panels
+ * of LB_PANEL rows, padded with zeros: the panel's columns come in groups of 4 bytes a row (1 of
+ * f32, 2 of 16 bits, 4 of 8), so that group g of row r is at (r / P * groups + g) * P + r % P. */
 #define LB_PANEL 32u
 #define LB_GROUP_BYTES 4u
 

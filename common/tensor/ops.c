@@ -101,8 +101,8 @@ lb_tensor lb_ops_alloc(lb_ops *ops, lb_dtype dtype, size_t rows, size_t cols)
     size_t bytes;
     if (ops->status != LB_OK)
         return none;
-    if (!lb_size_mul(rows, none.stride, &bytes) || !lb_size_mul(bytes, lb_dtype_size(dtype), &bytes) ||
-        bytes > SIZE_MAX / 2) {
+    if (!lb_size_mul(rows, none.stride, &bytes) ||
+        !lb_size_mul(bytes, lb_dtype_size(dtype), &bytes) || bytes > SIZE_MAX / 2) {
         lb_ops_fail(ops, LB_ETOOBIG, "a temporary's size overflows");
         return none;
     }

@@ -111,8 +111,8 @@ typedef struct lb_linear_out {
 #define LB_LINEARS_MAX 4u
 void lb_linears(lb_ops *ops, lb_tensor x, const lb_linear_out *outs, size_t count);
 void lb_linear(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *w, lb_tensor bias);
-/* out[T, D] = x / sqrt(mean(x^2) + eps) * gain[1, D]. out may be x. x may be [T, H * D]: then each run
- * of D columns (a head) is normed by itself. */
+/* out[T, D] = x / sqrt(mean(x^2) + eps) * gain[1, D]. out may be x. x may be [T, H * D]: then each
+ * run of D columns (a head) is normed by itself. */
 void lb_rmsnorm(lb_ops *ops, lb_tensor out, lb_tensor x, lb_tensor gain, float eps);
 /* Rotates x[T, H * head_dim] in place, half-split form (rotate_half), by table rows positions[T]
  * (host). table [P, head_dim]: cos of head_dim / 2 angles, then sin. inverse: the transpose, which
@@ -157,8 +157,8 @@ typedef struct lb_attention_shape {
     float scale;                     /* 1 / sqrt(head_dim) */
 } lb_attention_shape;
 
-/* Puts k[T, kv_heads * head_dim] and v (same shape) into a cache: row t to slots[t] (host), which is
- * page * LB_KV_PAGE + lane. */
+/* Puts k[T, kv_heads * head_dim] and v (same shape) into a cache: row t to slots[t] (host), which
+ * is page * LB_KV_PAGE + lane. */
 void lb_kv_write(lb_ops *ops, lb_tensor keys, lb_tensor values, lb_tensor k, lb_tensor v,
                  const uint32_t *slots, const lb_attention_shape *shape);
 /* out[T, H * head_dim]: softmax(scale * q k^T) v of each row (rows: host array [T]) over its keys.

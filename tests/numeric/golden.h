@@ -83,6 +83,7 @@ typedef struct fixture_options {
     const char *isa;
     uint32_t threads, max_tokens;
     lb_dtype dtype;
+    size_t activation_bytes;
 } fixture_options;
 
 static inline void fixture_open(const char *dir, fixture_options o, fixture *f)
@@ -90,7 +91,9 @@ static inline void fixture_open(const char *dir, fixture_options o, fixture *f)
     lb_err err = {0};
     char adapter[192];
     memset(f, 0, sizeof *f);
-    lb_model_options options = {.dtype = o.dtype, .trainable = true, .max_tokens = o.max_tokens};
+    lb_model_options options = {.dtype = o.dtype, .max_tokens = o.max_tokens,
+                                .trainable = o.dtype == LB_F32 || o.dtype == LB_BF16,
+                                .activation_bytes = o.activation_bytes};
     assert_int_equal(lb_backend_open("cpu", o.threads, o.isa, &f->backend, &err), LB_OK);
     if (lb_model_load(f->backend, dir, &options, &f->model, &err) != LB_OK)
         fail_msg("%s: %s", err.field, err.message);

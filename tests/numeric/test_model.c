@@ -169,6 +169,8 @@ static const fixture_options variants[] = {
     {.isa = "avx2", .threads = 1, .max_tokens = 1}, {.isa = "avx2", .threads = 3},
     {.isa = "avx512", .threads = 1, .max_tokens = 37}, {.isa = "avx512", .threads = 2},
     {.isa = NULL, .threads = 2, .max_tokens = 64},
+    {.isa = NULL, .threads = 2, .activation_bytes = 1},
+    {.isa = NULL, .threads = 1, .activation_bytes = 60000, .max_tokens = 64},
     {.isa = NULL, .threads = 1, .dtype = LB_BF16},
 };
 

@@ -126,8 +126,8 @@ static void attend_run(const attention_job *job, stack *s, const lb_kv_row *rows
     }
     const small_product sums = {
         .a = s->scores + at * SCORE_STRIDE, .lda = SCORE_STRIDE, .step = 1, .b = values,
-        .parts = pages, .depth = LB_KV_PAGE, .ldb = s->width, .c = s->out + at * s->width, .ldc = s->width,
-        .keep = s->keep + at,
+        .parts = pages, .depth = LB_KV_PAGE, .ldb = s->width, .c = s->out + at * s->width,
+        .ldc = s->width, .keep = s->keep + at,
     };
     small_product_run(&sums, stacked, s->width);
 }

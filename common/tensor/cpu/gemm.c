@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Products of f32 tensors, as LoRA has them: one side is the rank, so nothing is worth packing. B is
- * read as it stands, [k][n]; only for nt it is transposed first, and what is left of a column tile
- * is copied with zeros beside it. For tn A is read down its columns.
+ * Products of f32 tensors, as LoRA has them: one side is the rank, so nothing is worth packing. B
+ * is read as it stands, [k][n]; only for nt it is transposed first, and what is left of a column
+ * tile is copied with zeros beside it. For tn A is read down its columns.
  */
 #include "common/tensor/cpu/cpu.h"
 
@@ -41,7 +41,8 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     for (int i = 0; i < rows; i++) {
         LB_UNROLL
         for (int v = 0; v < vectors; v++)
-            sum[i][v] = job->from_c ? vf_load(out + (i * VECTORS + v) * (int)LB_LANES) : vf_set(0.0f);
+            sum[i][v] = job->from_c ? vf_load(out + (i * VECTORS + v) * (int)LB_LANES)
+                                    : vf_set(0.0f);
     }
     for (size_t k = 0; k < job->k; k++, a += job->step, b += at->ldb) {
         LB_UNROLL

@@ -60,9 +60,9 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
 #define BLOCK_CASE(count)                                                                        \
     case count:                                                                                  \
         if (p->stored == LB_INT8)                                                                \
-            block(count, true, p, &at, groups, b == 0, out, ld);                                             \
+            block(count, true, p, &at, groups, b == 0, out, ld);                                 \
         else                                                                                     \
-            block(count, false, p, &at, groups, b == 0, out, ld);                                            \
+            block(count, false, p, &at, groups, b == 0, out, ld);                                \
         break
 
 void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column, float *out,

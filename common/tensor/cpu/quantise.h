@@ -76,7 +76,7 @@ static inline void quant_rotate_part(float *x, size_t vectors, bool back)
     }
 }
 
-/* A block of `count`, a multiple of LB_LANES: 128, or parts of 64, 32 and 16 at the end of a row. */
+/* A block of `count`, a multiple of LB_LANES: 128, or parts of 64, 32 and 16 at a row's end. */
 static inline void quant_rotate(float *x, size_t count, bool back)
 {
     for (size_t part = LB_QUANT_BLOCK; part >= LB_LANES; part /= 2) {
