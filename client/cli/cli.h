@@ -45,6 +45,7 @@ int lb_cmd_adapter_list(int argc, char **argv);
 int lb_cmd_adapter_get(int argc, char **argv);
 int lb_cmd_tokenize(int argc, char **argv);
 int lb_cmd_score(int argc, char **argv);
+int lb_cmd_bench(int argc, char **argv);
 int lb_cmd_generate(int argc, char **argv);
 int lb_cmd_eval(int argc, char **argv);
 int lb_cmd_doctor(int argc, char **argv);

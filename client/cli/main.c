@@ -28,6 +28,7 @@ static const command commands[] = {
     {"", "score", lb_cmd_score, "log-probability of every token of a sequence"},
     {"", "generate", lb_cmd_generate, "sample completions of a prompt"},
     {"", "eval", lb_cmd_eval, "accuracy (and teacher_kl) on a data set"},
+    {"", "bench", lb_cmd_bench, "speed of a model here, against what this machine can do"},
     {"", "doctor", lb_cmd_doctor, "examine a teacher or a model folder before a job"},
     {"", "version", lb_cmd_version, "print the version"},
 };

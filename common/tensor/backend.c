@@ -29,6 +29,18 @@ void lb_backend_close(lb_backend *backend)
     free(backend);
 }
 
+uint32_t lb_backend_threads(const lb_backend *backend)
+{
+    return backend->table->threads(backend->self);
+}
+
+lb_status lb_backend_limits(lb_backend *backend, lb_limits *out, lb_err *err)
+{
+    lb_status status = backend->table->limits(backend->self, out);
+    return status == LB_OK ? LB_OK
+                           : lb_fail(err, status, NULL, "no memory to measure the machine with");
+}
+
 const char *lb_backend_describe(const lb_backend *backend)
 {
     return backend->description;

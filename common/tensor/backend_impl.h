@@ -121,6 +121,8 @@ typedef struct lb_backend_table {
     lb_status (*head_backward)(void *self, lb_tensor dh, lb_tensor h, const lb_weight *w,
                                const uint32_t *targets, const float *lse, const float *grad);
     lb_status (*head_sample)(void *self, lb_tensor h, const lb_sample_args *args);
+    uint32_t (*threads)(void *self);
+    lb_status (*limits)(void *self, lb_limits *out);
     void (*close)(void *self);
 } lb_backend_table;
 

@@ -35,6 +35,16 @@ LB_NODISCARD lb_status lb_backend_open(const char *name, uint32_t threads, const
                                        lb_backend **out, lb_err *err);
 void lb_backend_close(lb_backend *backend);
 const char *lb_backend_describe(const lb_backend *backend);  /* "cpu avx512, 2 threads" */
+uint32_t lb_backend_threads(const lb_backend *backend);
+
+/* What the machine itself can do with this backend's threads and instruction set, measured anew:
+ * chains of multiply-adds in registers (10^9 operations a second, a product and a sum are two), and
+ * reading memory that no cache holds (10^9 bytes a second). Takes about 0.1 s, and 256 MiB. */
+typedef struct lb_limits {
+    double f32_gflops, int16_gops, int8_gops, read_gb_per_s;
+} lb_limits;
+
+LB_NODISCARD lb_status lb_backend_limits(lb_backend *backend, lb_limits *out, lb_err *err);
 
 LB_NODISCARD lb_status lb_ops_create(lb_backend *backend, lb_ops **out, lb_err *err);
 void lb_ops_free(lb_ops *ops);

@@ -113,6 +113,11 @@ lb_status lb_cpu_copy_out(void *self, lb_tensor from, void *host)
     return LB_OK;
 }
 
+uint32_t lb_cpu_threads(void *self)
+{
+    return lb_pool_threads(((lb_cpu *)self)->pool);
+}
+
 void lb_cpu_close(void *self)
 {
     lb_cpu *cpu = self;

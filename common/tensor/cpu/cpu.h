@@ -36,6 +36,7 @@ void lb_cpu_clear(void *self, void *memory, size_t bytes);
 lb_status lb_cpu_copy_in(void *self, lb_tensor to, const void *host);
 lb_status lb_cpu_copy_out(void *self, lb_tensor from, void *host);
 void lb_cpu_weight_drop(void *self, lb_weight *weight);
+uint32_t lb_cpu_threads(void *self);
 void lb_cpu_close(void *self);
 
 extern const lb_backend_table lb_cpu_table_portable;
@@ -155,6 +156,7 @@ lb_status LB_K(lb_cpu_copy_rows)(void *self, lb_tensor to, lb_tensor from,
 lb_status LB_K(lb_cpu_kv_write)(void *self, const lb_kv_write_args *args);
 lb_status LB_K(lb_cpu_attention)(void *self, const lb_attention_args *args);
 lb_status LB_K(lb_cpu_attention_backward)(void *self, const lb_attention_grad_args *args);
+lb_status LB_K(lb_cpu_limits)(void *self, lb_limits *out);
 lb_status LB_K(lb_cpu_head)(void *self, lb_tensor h, const lb_weight *w, const uint32_t *targets,
                             const lb_head_out *out);
 lb_status LB_K(lb_cpu_head_backward)(void *self, lb_tensor dh, lb_tensor h, const lb_weight *w,

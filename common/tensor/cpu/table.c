@@ -29,5 +29,7 @@ const lb_backend_table LB_K(lb_cpu_table) = {
     .head = LB_K(lb_cpu_head),
     .head_backward = LB_K(lb_cpu_head_backward),
     .head_sample = LB_K(lb_cpu_head_sample),
+    .threads = lb_cpu_threads,
+    .limits = LB_K(lb_cpu_limits),
     .close = lb_cpu_close,
 };

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the machine can do: multiply-adds in registers, and reading memory. Each thread runs twelve
+ * independent chains, which hides the latency of every chip that is known.
+ */
+#include "common/tensor/cpu/cpu.h"
+#include "common/tensor/cpu/simd_int.h"
+
+#include "common/base/clock.h"
+
+#include <stdlib.h>
+
+#define CHAINS 12
+#define STEPS 400000u
+#define READ_BYTES ((size_t)256 << 20)
+#define READ_TASKS 64u
+
+typedef struct limits_job {
+    float *memory;             /* [READ_BYTES / 4] */
+    float *sink;               /* [tasks] so that the work is done */
+    int kind;                  /* 0 f32, 1 int16, 2 int8 */
+} limits_job;
+
+static void f32_task(void *arg, size_t index, size_t thread)
+{
+    const limits_job *job = arg;
+    vf sum[CHAINS], x = vf_set(job->sink[index]);
+    (void)thread;
+    LB_UNROLL
+    for (int i = 0; i < CHAINS; i++)
+        sum[i] = vf_set((float)i);
+    for (size_t s = 0; s < STEPS; s++) {
+        LB_UNROLL
+        for (int i = 0; i < CHAINS; i++)
+            sum[i] = vf_fma(sum[i], x, x);
+    }
+    for (int i = 1; i < CHAINS; i++)
+        sum[0] = vf_add(sum[0], sum[i]);
+    job->sink[index] = vf_sum(sum[0]);
+}
+
+static inline __attribute__((always_inline)) void int_chains(const limits_job *job, size_t index,
+                                                             const bool eight)
+{
+    vi sum[CHAINS], x = vi_set((int32_t)job->sink[index]);
+    LB_UNROLL
+    for (int i = 0; i < CHAINS; i++)
+        sum[i] = vi_set(i);
+    for (size_t s = 0; s < STEPS; s++) {
+        LB_UNROLL
+        for (int i = 0; i < CHAINS; i++) {
+            sum[i] = eight ? vi_dot_u8i8(sum[i], x, x) : vi_dot_i16(sum[i], x, x);
+#if defined(__GNUC__) && defined(LB_ISA_AVX512)
+            __asm__("" : "+v"(sum[i]));      /* equal steps must not become one product */
+#endif
+        }
+    }
+    vf all = vi_to_vf(sum[0]);
+    for (int i = 1; i < CHAINS; i++)
+        all = vf_add(all, vi_to_vf(sum[i]));
+    job->sink[index] = vf_sum(all);
+}
+
+static void int_task(void *arg, size_t index, size_t thread)
+{
+    const limits_job *job = arg;
+    (void)thread;
+    if (job->kind == 2)
+        int_chains(job, index, true);
+    else
+        int_chains(job, index, false);
+}
+
+static void read_task(void *arg, size_t index, size_t thread)
+{
+    const limits_job *job = arg;
+    size_t floats = READ_BYTES / sizeof(float) / READ_TASKS;
+    const float *from = job->memory + index * floats;
+    vf sum[4] = {vf_set(0.0f), vf_set(0.0f), vf_set(0.0f), vf_set(0.0f)};
+    (void)thread;
+    for (size_t i = 0; i < floats; i += 4 * LB_LANES) {
+        for (size_t j = 0; j < 4; j++)
+            sum[j] = vf_add(sum[j], vf_load(from + i + j * LB_LANES));
+    }
+    job->sink[index] = vf_sum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3])));
+}
+
+static double seconds_of(lb_cpu *cpu, size_t tasks, void (*task)(void *, size_t, size_t),
+                         limits_job *job)
+{
+    for (size_t i = 0; i < READ_TASKS; i++)
+        job->sink[i] = 0.0f;
+    double start = lb_clock_seconds();
+    lb_pool_run(cpu->pool, tasks, task, job);
+    return lb_clock_seconds() - start;
+}
+
+lb_status LB_K(lb_cpu_limits)(void *self, lb_limits *out)
+{
+    lb_cpu *cpu = self;
+    float sink[READ_TASKS] = {0};
+    limits_job job = {.memory = lb_cpu_room(READ_BYTES), .sink = sink};
+    size_t tasks = lb_pool_threads(cpu->pool);
+    if (!job.memory)
+        return LB_ENOMEM;
+    tasks = tasks > READ_TASKS ? READ_TASKS : tasks;
+    double steps = (double)tasks * CHAINS * STEPS * LB_LANES / 1e9;
+    out->f32_gflops = 2.0 * steps / seconds_of(cpu, tasks, f32_task, &job);
+    job.kind = 1;
+    out->int16_gops = 4.0 * steps / seconds_of(cpu, tasks, int_task, &job);
+    job.kind = 2;
+    out->int8_gops = 8.0 * steps / seconds_of(cpu, tasks, int_task, &job);
+    memset(job.memory, 0, READ_BYTES);
+    out->read_gb_per_s = (double)READ_BYTES / 1e9 / seconds_of(cpu, READ_TASKS, read_task, &job);
+    free(job.memory);
+    return LB_OK;
+}
