@@ -27,6 +27,7 @@ static float half_at(const uint8_t *data)
     return lb_f16_to_f32(bits);
 }
 
+/* One value; lb_gguf_expand copies whole rows of these two kinds. */
 static void expand_f32(const uint8_t *block, float *out)
 {
     memcpy(out, block, sizeof *out);
@@ -173,6 +174,17 @@ void lb_gguf_expand(lb_gguf_type type, const uint8_t *data, size_t count, float 
 {
     const type_row *row = find_type(type);
     if (!row)
+        return;
+    if (type == LB_GGUF_F32) {
+        memcpy(out, data, count * sizeof *out);
+        return;
+    }
+    for (size_t i = 0; type == LB_GGUF_BF16 && i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, data + 2 * i, sizeof bits);
+        out[i] = lb_bf16_to_f32(bits);
+    }
+    if (type == LB_GGUF_BF16)
         return;
     for (size_t i = 0; i < count / row->values; i++)
         row->expand(data + i * row->bytes, out + i * row->values);

@@ -3,6 +3,7 @@
  * Loads a model's tensors: one table of rows says which tensor goes where and which shape it must
  * have.
  */
+#include "common/model/hasher.h"
 #include "common/model/model_impl.h"
 #include "common/model/source.h"
 
@@ -17,7 +18,7 @@
 typedef struct loader {
     lb_model *model;
     lb_source *source;
-    lb_sha256 *hash;
+    lb_hasher *hash;
     lb_err *err;
 } loader;
 
@@ -28,9 +29,9 @@ static lb_status find(loader *l, const char *name, size_t rows, size_t cols,
     lb_status status = lb_source_find(l->source, name, rows, cols, out, l->err);
     if (status != LB_OK)
         return status;
-    lb_sha256_update(l->hash, name, strlen(name) + 1);
-    lb_sha256_update(l->hash, out->dtype, strlen(out->dtype));
-    lb_sha256_update(l->hash, out->data, out->bytes);
+    lb_hasher_add_copy(l->hash, name, strlen(name) + 1);
+    lb_hasher_add_copy(l->hash, out->dtype, strlen(out->dtype));
+    lb_hasher_add(l->hash, out->data, out->bytes);
     return LB_OK;
 }
 
@@ -215,8 +216,7 @@ static lb_status load_all(loader *l)
 lb_status lb_model_load_weights(lb_model *model, const char *path, lb_err *err)
 {
     loader l = {.model = model, .err = err};
-    uint8_t digest[LB_SHA256_BYTES];
-    lb_status status = lb_sha256_new(&l.hash, err);
+    lb_status status = lb_hasher_start(&l.hash, err);
     if (status == LB_OK)
         status = lb_source_open(path, &model->config, &l.source, err);
     if (status == LB_OK) {
@@ -227,14 +227,10 @@ lb_status lb_model_load_weights(lb_model *model, const char *path, lb_err *err)
                          c->heads, c->kv_heads, c->rms_eps, c->rope.theta, c->rope.llama3,
                          c->rope.factor, c->rope.low_freq_factor, c->rope.high_freq_factor,
                          c->rope.original_max_positions);
-        lb_sha256_update(l.hash, text, n > 0 && (size_t)n < sizeof text ? (size_t)n : 0);
+        lb_hasher_add_copy(l.hash, text, n > 0 && (size_t)n < sizeof text ? (size_t)n : 0);
         status = load_all(&l);
     }
-    if (status == LB_OK) {
-        lb_sha256_final(l.hash, digest);
-        lb_sha256_hex(digest, model->digest);
-    }
+    lb_status hashed = lb_hasher_end(l.hash, status == LB_OK ? model->digest : NULL, err);
     lb_source_close(l.source);
-    lb_sha256_free(l.hash);
-    return status;
+    return status == LB_OK ? hashed : status;
 }

@@ -126,6 +126,8 @@ int main(int argc, char **argv)
          .help = "address to listen on; port 0: any free one"},
         {.name = "dtype", .type = LB_OPT_STRING, .out = &dtype, .value = LB_DTYPE_NAMES,
          .help = "how the weights are stored and multiplied (docs/NUMERICS.md)"},
+        {.name = "skip-error", .type = LB_OPT_FLAG, .out = &config.skip_error,
+         .help = "with fast and int8: start without measuring how far they are from f32"},
         {.name = "threads", .type = LB_OPT_U32, .out = &config.threads, .max = THREADS_MAX,
          .value = "N", .help = "threads of the model, 0: all this process may use"},
         {.name = "max-batch-tokens", .type = LB_OPT_U32, .out = &config.max_batch_tokens,

@@ -16,6 +16,25 @@ static void number(lb_jsonw *w, const char *key, uint64_t value)
     lb_jsonw_u64(w, value);
 }
 
+static void precision(lb_jsonw *w, const lb_precision *p)
+{
+    lb_jsonw_key(w, "logprob_error");
+    if (p->tokens == 0) {
+        lb_jsonw_null(w);
+        return;
+    }
+    lb_jsonw_object(w);
+    text(w, "reference", "f32");
+    lb_jsonw_key(w, "mean_abs");
+    lb_jsonw_f32(w, (float)p->mean_abs);
+    lb_jsonw_key(w, "max_abs");
+    lb_jsonw_f32(w, (float)p->max_abs);
+    lb_jsonw_key(w, "bias");
+    lb_jsonw_f32(w, (float)p->bias);
+    number(w, "tokens", p->tokens);
+    lb_jsonw_object_end(w);
+}
+
 void lb_teacher_get_models(void *daemon, lb_request *request)
 {
     const lb_teacher *teacher = daemon;
@@ -40,6 +59,7 @@ void lb_teacher_get_models(void *daemon, lb_request *request)
     text(&w, "chat_template_sha256", teacher->template_sha[0] ? teacher->template_sha : NULL);
     text(&w, "digest", lb_model_digest(teacher->model));
     text(&w, "dtype", teacher->dtype);
+    precision(&w, &teacher->precision);
     number(&w, "max_logprobs", teacher->max_logprobs);
     lb_jsonw_key(&w, "eos_token_ids");
     lb_jsonw_array(&w);

@@ -2,11 +2,14 @@
 #include "server/teacher/teacher.h"
 
 #include "common/base/clock.h"
+#include "common/base/digest.h"
+#include "common/base/log.h"
 #include "common/io/file.h"
 #include "common/io/gguf.h"
 #include "common/text/chat.h"
 #include "server/teacher/teacher_impl.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,13 +50,51 @@ static char *name_of(const lb_teacher_config *config)
     return strndup(start, (size_t)(end - start));
 }
 
-static lb_status load(lb_teacher *t, const lb_teacher_config *config, lb_err *err)
+/* The model; before it, if its weights are to be integers, itself in f32 to compare with, so that
+ * the two are not in memory at once. */
+static lb_status load_model(lb_teacher *t, const lb_teacher_config *config, lb_err *err)
 {
-    char path[LB_PATH_MAX], head[VERSION_HEX + 1] = "";
     lb_model_options options = {.dtype = config->dtype};
-    lb_status status = lb_backend_open("cpu", config->threads, NULL, &t->backend, err);
+    lb_probe *probe = NULL;
+    lb_status status = LB_OK;
+    bool integer = config->dtype == LB_INT16 || config->dtype == LB_INT8;
+    if (integer && !config->skip_error)
+        status = lb_probe_create(t->backend, config->model_dir, &probe, err);
     if (status == LB_OK)
         status = lb_model_load(t->backend, config->model_dir, &options, &t->model, err);
+    if (status == LB_OK && probe)
+        status = lb_probe_compare(probe, t->model, &t->precision, err);
+    if (status == LB_OK && probe)
+        lb_log(LB_LOG_INFO, "precision", "dtype=%s mean_abs=%.3g max_abs=%.3g tokens=%u",
+               lb_dtype_name(config->dtype), t->precision.mean_abs, t->precision.max_abs,
+               t->precision.tokens);
+    lb_probe_free(probe);
+    return status;
+}
+
+/* Eight bytes that change with the weights, and with integers made of them. */
+static uint64_t version_of(const lb_model *model, lb_dtype dtype)
+{
+    char text[LB_SHA256_HEX + 16], head[VERSION_HEX + 1] = "";
+    uint8_t digest[LB_SHA256_BYTES];
+    uint64_t version = 0;
+    if (dtype == LB_F32 || dtype == LB_BF16) {
+        memcpy(head, lb_model_digest(model), VERSION_HEX);
+        return strtoull(head, NULL, 16);
+    }
+    int n = snprintf(text, sizeof text, "%s %s", lb_model_digest(model), lb_dtype_name(dtype));
+    lb_sha256_of(text, n > 0 ? (size_t)n : 0, digest);
+    for (int i = 0; i < 8; i++)
+        version = version << 8 | digest[i];
+    return version;
+}
+
+static lb_status load(lb_teacher *t, const lb_teacher_config *config, lb_err *err)
+{
+    char path[LB_PATH_MAX];
+    lb_status status = lb_backend_open("cpu", config->threads, NULL, &t->backend, err);
+    if (status == LB_OK)
+        status = load_model(t, config, err);
     if (status == LB_OK)
         status = lb_path_join(path, sizeof path, config->model_dir, "tokenizer.json", err);
     if (status == LB_OK && (lb_path_is_gguf(config->model_dir) || lb_path_is_file(path)))
@@ -64,8 +105,7 @@ static lb_status load(lb_teacher *t, const lb_teacher_config *config, lb_err *er
         return status;
     t->model_config = lb_model_get_config(t->model);
     t->dtype = lb_dtype_name(config->dtype);
-    memcpy(head, lb_model_digest(t->model), VERSION_HEX);
-    t->version = strtoull(head, NULL, 16);
+    t->version = version_of(t->model, config->dtype);
     return LB_OK;
 }
 

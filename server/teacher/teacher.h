@@ -30,6 +30,7 @@ typedef struct lb_teacher_config {
     const char *key_file;        /* NULL: no keys */
     bool insecure;
     lb_dtype dtype;
+    bool skip_error;             /* integer dtypes: do not measure how far they are from f32 */
     uint32_t threads;            /* of the backend; 0: all */
     uint32_t max_batch_tokens;
     uint32_t queue_tokens;       /* raised to the longest sequence the model takes */

@@ -11,6 +11,7 @@
 #include "common/text/tokenizer.h"
 #include "server/http/http.h"
 #include "server/teacher/metrics.h"
+#include "server/teacher/precision.h"
 #include "server/teacher/scheduler.h"
 #include "server/teacher/teacher.h"
 
@@ -32,8 +33,9 @@ struct lb_teacher {
     char *name;
     char template_sha[LB_SHA256_HEX];   /* of the chat template's text; "": the model has none */
     const char *dtype;
+    lb_precision precision;          /* tokens 0: f32 or bf16, or not asked for */
     uint32_t max_logprobs;
-    uint64_t version;                /* the first 8 bytes of the model's digest */
+    uint64_t version;                /* 8 bytes of the model's digest, and of an integer dtype */
     int64_t created;                 /* Unix time */
     atomic_bool draining;
     atomic_uint_fast64_t counter;    /* seeds of completions that named none */
