@@ -138,7 +138,8 @@ static void check_head(fixture *f, size_t rows, size_t dim, size_t vocab, size_t
 static void test_head(void **state)
 {
     (void)state;
-    static const size_t vocabs[] = {1, 2, 15, 16, 17, 33, 130, 511, 512, 513, 1500};
+    static const size_t vocabs[] = {1, 2, 15, 16, 17, 33, 130, 255, 256, 257, 1500, 4096, 4097,
+                                    8300};
     static const size_t rows[] = {1, 2, 5, 33, 65};
     fixture f;
     assert_true(fixture_open(&f, 2, NULL));

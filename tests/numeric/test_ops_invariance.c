@@ -211,7 +211,8 @@ static void run_attention_backward(const run *r)
 
 static void run_head(const run *r)
 {
-    enum { D = 37, VOCAB = 1100, K = 5, WIDTH = 4 + 2 * K + D + 2 };
+    /* Three ranges of the head's vocabulary, the last not whole. */
+    enum { D = 37, VOCAB = 8300, K = 5, WIDTH = 4 + 2 * K + D + 2 };
     float logprob[ROWS_MAX], lse[ROWS_MAX], entropy[ROWS_MAX], top_logprob[ROWS_MAX * K];
     float grad[ROWS_MAX], uniform[ROWS_MAX], drawn[ROWS_MAX];
     uint32_t rank[ROWS_MAX], top_id[ROWS_MAX * K], targets[ROWS_MAX], token[ROWS_MAX];
