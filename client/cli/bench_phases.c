@@ -94,6 +94,8 @@ static lb_status run_decode(const bench_job *job, double *seconds, lb_err *err)
     if (status == LB_OK)
         status = generate(job, job->tokens, &all, err);
     *seconds = all - first;
+    if (status == LB_OK && all <= first)
+        return lb_fail(err, LB_EINVAL, "tokens", "%u tokens are too few to time", job->tokens);
     return status;
 }
 
@@ -175,7 +177,7 @@ bench_work bench_count(const bench_job *job)
         double rows = batch * (n - 1), keys = rows * (job->prompt + n / 2);
         w.tokens = rows;
         w.flops = 2 * rows * (s.weights + s.head) + 4 * keys * s.per_key;
-        w.bytes = (n - 1) * stored + keys * s.kv_row;
+        w.bytes = (n - 1) * (stored + job->prompt * s.kv_row) + rows * n / 2 * s.kv_row;
         return w;
     }
     double rows = batch * (n - 1), keys = batch * (n - 1) * n / 2;

@@ -2,8 +2,8 @@
  *
  * Forward and backward with respect to the adapter. The forward keeps every layer's input; the
  * other activations of as many layers as fit the budget are kept too, those of the rest are
- * computed again by the same lines, hence with the same bits. Parameter gradients are one
- * chain over the rows of all sequences in the order of the array, so micro-batches do not show in the sums.
+ * computed again by the same lines, hence with the same bits. Parameter gradients are one chain
+ * over the rows of all sequences in the order of the array, so micro-batches do not show in them.
  */
 #include "common/model/model_impl.h"
 
