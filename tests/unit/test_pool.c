@@ -4,7 +4,9 @@
 
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #define TASKS_MAX 500u
@@ -144,6 +146,66 @@ static void test_too_many(void **state)
     lb_pool_free(NULL);
 }
 
+static void write_text(const char *dir, const char *name, const char *text)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static void make_dir(const char *dir, const char *name)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    assert_int_equal(mkdir(path, 0700), 0);
+}
+
+static uint32_t quota_of(const char *dir, const char *membership)
+{
+    char path[256];
+    write_text(dir, "self", membership);
+    snprintf(path, sizeof path, "%s/self", dir);
+    return lb_pool_quota(dir, path);
+}
+
+static void test_quota_of_the_group(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/limbeck-cgroup-XXXXXX", command[64];
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(quota_of(dir, "0::/\n"), 0);
+    /* Version 2: the narrowest of the group and what it lies in; part of a CPU counts as one. */
+    make_dir(dir, "outer");
+    make_dir(dir, "outer/inner");
+    write_text(dir, "outer/cpu.max", "350000 100000\n");
+    write_text(dir, "outer/inner/cpu.max", "max 100000\n");
+    assert_int_equal(quota_of(dir, "0::/outer/inner\n"), 4);
+    write_text(dir, "outer/inner/cpu.max", "150000 100000\n");
+    assert_int_equal(quota_of(dir, "0::/outer/inner\n"), 2);
+    assert_int_equal(quota_of(dir, "0::/outer\n"), 4);
+    assert_int_equal(quota_of(dir, "0::/gone/elsewhere\n"), 0);
+    write_text(dir, "cpu.max", "100000 100000\n");
+    assert_int_equal(quota_of(dir, "0::/outer/inner\n"), 1);
+    /* Version 1, and contents that say nothing. */
+    make_dir(dir, "cpu");
+    make_dir(dir, "cpu/box");
+    write_text(dir, "cpu.max", "max 100000\n");
+    write_text(dir, "cpu/box/cpu.cfs_quota_us", "250000\n");
+    write_text(dir, "cpu/box/cpu.cfs_period_us", "100000\n");
+    assert_int_equal(quota_of(dir, "5:memory:/else\n4:cpu,cpuacct:/box\n"), 3);
+    write_text(dir, "cpu/box/cpu.cfs_quota_us", "-1\n");
+    assert_int_equal(quota_of(dir, "4:cpu,cpuacct:/box\n"), 0);
+    write_text(dir, "cpu/box/cpu.cfs_period_us", "0\n");
+    write_text(dir, "cpu/box/cpu.cfs_quota_us", "99999999999999999999\n");
+    assert_int_equal(quota_of(dir, "4:cpu:/box\nnonsense\n::\n"), 0);
+    assert_int_equal(quota_of(dir, ""), 0);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    assert_int_equal(system(command), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -153,6 +215,7 @@ int main(void)
         cmocka_unit_test(test_idle_threads_sleep),
         cmocka_unit_test(test_threads_zero_follows_affinity),
         cmocka_unit_test(test_too_many),
+        cmocka_unit_test(test_quota_of_the_group),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,8 +7,10 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define THREADS_MAX 256u
+#define PATH_BYTES 4096
 #define STACK_BYTES ((size_t)1 << 20)
 /* About 5 microseconds: loops of one layer follow each other within that, and a longer spin would
  * take the core from the other daemons of the machine. */
@@ -34,19 +36,70 @@ struct lb_pool {
     atomic_size_t next;
 };
 
-/* The CPUs that the cgroup's quota pays for (cgroup v2 "cpu.max"), 0 when there is none. */
-static uint32_t quota_cpus(void)
+/* quota / period in whole CPUs, rounded up; 0 when there is no limit. */
+static uint32_t whole_cpus(long long quota, long long period)
 {
-    unsigned long long quota = 0, period = 0;
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
-    if (!file)
+    if (quota <= 0 || period <= 0)
         return 0;
-    int got = fscanf(file, "%llu %llu", &quota, &period);
-    fclose(file);
-    if (got != 2 || period == 0 || quota == 0)
-        return 0;
-    unsigned long long cpus = (quota + period - 1) / period;
+    long long cpus = quota / period + (quota % period != 0);
     return cpus > THREADS_MAX ? THREADS_MAX : (uint32_t)cpus;
+}
+
+/* A number, or "max 100000", of a small file; false when there is none. */
+static bool read_numbers(const char *path, long long *first, long long *second)
+{
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return false;
+    int got = fscanf(file, "%lld %lld", first, second);
+    fclose(file);
+    return got >= 1;
+}
+
+/* The limit of one group: cpu.max of version 2, cpu.cfs_* of version 1. */
+static uint32_t group_cpus(const char *mount, const char *group)
+{
+    char path[PATH_BYTES];
+    long long quota = 0, period = 0, none;
+    int n = snprintf(path, sizeof path, "%s%s/cpu.max", mount, group);
+    if (n > 0 && (size_t)n < sizeof path && read_numbers(path, &quota, &period))
+        return whole_cpus(quota, period);
+    n = snprintf(path, sizeof path, "%s/cpu%s/cpu.cfs_quota_us", mount, group);
+    if (n < 0 || (size_t)n >= sizeof path || !read_numbers(path, &quota, &none))
+        return 0;
+    n = snprintf(path, sizeof path, "%s/cpu%s/cpu.cfs_period_us", mount, group);
+    if (n < 0 || (size_t)n >= sizeof path || !read_numbers(path, &period, &none))
+        return 0;
+    return whole_cpus(quota, period);
+}
+
+uint32_t lb_pool_quota(const char *mount, const char *membership)
+{
+    char line[PATH_BYTES], group[PATH_BYTES] = "";
+    FILE *file = fopen(membership, "re");
+    /* "0::/path" of version 2, "4:cpu,cpuacct:/path" of version 1. */
+    while (file && fgets(line, sizeof line, file)) {
+        char *names = strchr(line, ':'), *path = names ? strchr(names + 1, ':') : NULL;
+        if (!path)
+            continue;
+        *path++ = '\0';
+        path[strcspn(path, "\n")] = '\0';
+        if (names[1] == '\0' || strncmp(names + 1, "cpu", 3) == 0)
+            snprintf(group, sizeof group, "%s", strcmp(path, "/") == 0 ? "" : path);
+    }
+    if (file)
+        fclose(file);
+    /* The narrowest of the group and those it lies in. */
+    uint32_t least = 0;
+    for (;;) {
+        uint32_t cpus = group_cpus(mount, group);
+        if (cpus > 0 && (least == 0 || cpus < least))
+            least = cpus;
+        char *slash = strrchr(group, '/');
+        if (!slash)
+            return least;
+        *slash = '\0';
+    }
 }
 
 static uint32_t usable_cpus(void)
@@ -55,7 +108,7 @@ static uint32_t usable_cpus(void)
     uint32_t cpus = 1;
     if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
         cpus = (uint32_t)CPU_COUNT(&set);
-    uint32_t quota = quota_cpus();
+    uint32_t quota = lb_pool_quota("/sys/fs/cgroup", "/proc/self/cgroup");
     if (quota > 0 && quota < cpus)
         cpus = quota;
     return cpus > THREADS_MAX ? THREADS_MAX : cpus;

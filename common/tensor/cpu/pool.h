@@ -16,6 +16,10 @@ typedef struct lb_pool lb_pool;
 
 /* threads 0: what affinity and the cgroup's quota allow. */
 LB_NODISCARD lb_status lb_pool_create(uint32_t threads, lb_pool **out, lb_err *err);
+/* The CPUs that the quotas of a cgroup pay for, rounded up; 0: there is no quota. mount is
+ * where the groups are ("/sys/fs/cgroup"), membership the file that names the process's own
+ * ("/proc/self/cgroup"); version 1 and 2. What cannot be read sets no limit. */
+uint32_t lb_pool_quota(const char *mount, const char *membership);
 void lb_pool_free(lb_pool *pool);
 uint32_t lb_pool_threads(const lb_pool *pool);
 /* Runs task(arg, index, thread) for index 0 .. count - 1; thread < lb_pool_threads. Returns when
