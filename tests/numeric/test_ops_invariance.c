@@ -139,7 +139,8 @@ static void run_rope_and_moves(const run *r)
 
 static void run_gemm(const run *r)
 {
-    enum { K = 37, N = 50 };
+    /* More rows of A than tn takes at a time. */
+    enum { K = 150, N = 50 };
     lb_tensor nt = input(r, 13, N, 1.0f), nn = blank(r->f, r->rows, N);
     lb_tensor tn = blank(r->f, r->rows, N), a = input(r, 14, K, 1.0f);
     float *at = floats(K * r->rows);
