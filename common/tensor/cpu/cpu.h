@@ -61,7 +61,11 @@ extern const lb_backend_table lb_cpu_table_avx512vnni;
 #endif
 
 #if defined(__clang__)
+#if __has_feature(address_sanitizer)
+#define LB_UNROLL            /* unrolled and instrumented, a kernel takes minutes to compile */
+#else
 #define LB_UNROLL _Pragma("clang loop unroll(full)")
+#endif
 #else
 #define LB_UNROLL _Pragma("GCC unroll 16")
 #endif

@@ -103,8 +103,10 @@ static inline head_plan head_share(const lb_cpu *cpu, size_t rows, size_t vocab,
     size_t wanted = 4 * (size_t)lb_pool_threads(cpu->pool);
     head_plan plan = {.rows = rows, .ranges = (vocab + HEAD_RANGE - 1) / HEAD_RANGE};
     plan.rows_per_task = rows < HEAD_ROWS ? rows : HEAD_ROWS;
-    if (whole && rows < wanted * HEAD_ROWS)
-        plan.rows_per_task = (rows + wanted - 1) / wanted;
+    /* Each block of rows reads all the weights again, so no more of them than threads. */
+    size_t threads = lb_pool_threads(cpu->pool), share = (rows + threads - 1) / threads;
+    if (whole && plan.rows_per_task > share)
+        plan.rows_per_task = share;
     plan.row_tasks = (rows + plan.rows_per_task - 1) / plan.rows_per_task;
     size_t parts = whole ? 1 : (wanted + plan.row_tasks - 1) / plan.row_tasks;
     plan.ranges_per_task = (plan.ranges + parts - 1) / parts;
