@@ -2,6 +2,7 @@
 #include "client/cli/bench.h"
 
 #include "client/cli/cli.h"
+#include "common/base/process.h"
 #include "common/io/hub.h"
 
 #include <stdio.h>
@@ -41,21 +42,6 @@ static double median(double *values, size_t count)
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-/* The resident size of the process; 0 where /proc does not tell. */
-static double resident_mb(void)
-{
-    char line[256];
-    unsigned long long kib = 0;
-    FILE *file = fopen("/proc/self/status", "re");
-    while (file && fgets(line, sizeof line, file)) {
-        if (sscanf(line, "VmRSS: %llu", &kib) == 1)
-            break;
-    }
-    if (file)
-        fclose(file);
-    return (double)kib / 1024.0;
-}
-
 /* The machine's limits are measured between the runs, so that both see the same weather. */
 static lb_status measure(const bench_job *job, lb_backend *backend, uint32_t runs,
                          bench_result *out, lb_err *err)
@@ -64,7 +50,7 @@ static lb_status measure(const bench_job *job, lb_backend *backend, uint32_t run
     lb_status status = values ? bench_run(job, &spent, err)
                               : lb_fail(err, LB_ENOMEM, NULL, "no memory for %u runs", runs);
     /* Before the limits' buffer, which is not the model's. */
-    out->resident_mb = resident_mb();
+    out->resident_mb = lb_resident_bytes() / (1 << 20);
     for (uint32_t i = 0; status == LB_OK && i < runs; i++) {
         lb_limits limits = {0};
         status = lb_backend_limits(backend, &limits, err);
@@ -181,7 +167,7 @@ static lb_status run(const bench_options *o, lb_buf *out, lb_err *err)
     lb_backend *backend = NULL;
     bench_result result = {0};
     bench_job job = {.tokens = o->tokens, .batch = o->batch, .prompt = o->prompt};
-    lb_model_options options = {0};
+    lb_model_options options = {.max_tokens = BENCH_CHUNK};
     size_t phase = 0;
     if (!o->model)
         return lb_fail(err, LB_EINVAL, "model", "--model DIR is required");
@@ -194,7 +180,7 @@ static lb_status run(const bench_options *o, lb_buf *out, lb_err *err)
         return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is none of " LB_DTYPE_NAMES, o->dtype);
     job.phase = (bench_phase)phase;
     options.trainable = job.phase == BENCH_TRAIN;
-    if (options.trainable && options.dtype != LB_F32 && options.dtype != LB_BF16)
+    if (options.trainable && lb_dtype_is_integer(options.dtype))
         return lb_fail(err, LB_EINVAL, "dtype", "%s has no backward; train in f32 or bf16",
                        o->dtype);
     lb_status status = lb_hub_find(getenv, o->model, path, sizeof path, err);

@@ -13,6 +13,8 @@
 
 #include "common/model/model.h"
 
+#define BENCH_CHUNK 512u       /* rows of a pass; bytes are counted by it */
+
 typedef enum bench_phase { BENCH_SCORE, BENCH_DECODE, BENCH_TRAIN } bench_phase;
 
 typedef struct bench_job {

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #define SEED 1u
-#define CHUNK 512u             /* rows of a pass, lb_model_options' default */
 
 lb_status bench_prepare(bench_job *job, uint32_t rank, lb_err *err)
 {
@@ -181,7 +180,8 @@ bench_work bench_count(const bench_job *job)
         return w;
     }
     double rows = batch * (n - 1), keys = batch * (n - 1) * n / 2;
-    double passes = job->phase == BENCH_SCORE ? (rows + CHUNK - 1) / CHUNK : 2 * rows / CHUNK;
+    double passes = job->phase == BENCH_SCORE ? (rows + BENCH_CHUNK - 1) / BENCH_CHUNK
+                                              : 2 * rows / BENCH_CHUNK;
     w.tokens = batch * n;
     w.flops = 2 * rows * (s.weights + s.head) + 4 * keys * s.per_key;
     w.bytes = (passes < 1 ? 1 : passes) * stored;

@@ -56,7 +56,7 @@ static lb_status check(const char *dtype, const char *level, lb_worker_config *c
         return lb_fail(err, LB_EINVAL, "model", "--model NAME=DIR is required");
     if (!lb_dtype_parse(dtype, &config->dtype))
         return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is neither f32 nor bf16", dtype);
-    if (config->dtype != LB_F32 && config->dtype != LB_BF16)
+    if (lb_dtype_is_integer(config->dtype))
         return lb_fail(err, LB_EUNSUPPORTED, "dtype", "%s has no backward; take f32 or bf16",
                        dtype);
     if (!lb_log_level_parse(level, least))

@@ -17,7 +17,8 @@ typedef struct type_row {
     lb_gguf_type type;
     const char *name;
     size_t values, bytes;
-    void (*expand)(const uint8_t *block, float *out);   /* one block */
+    void (*plain)(const uint8_t *data, size_t count, float *out);   /* values; or NULL and */
+    void (*expand)(const uint8_t *block, float *out);               /* one block */
 } type_row;
 
 static float half_at(const uint8_t *data)
@@ -27,22 +28,24 @@ static float half_at(const uint8_t *data)
     return lb_f16_to_f32(bits);
 }
 
-/* One value; lb_gguf_expand copies whole rows of these two kinds. */
-static void expand_f32(const uint8_t *block, float *out)
+static void expand_f32(const uint8_t *data, size_t count, float *out)
 {
-    memcpy(out, block, sizeof *out);
+    memcpy(out, data, count * sizeof *out);
 }
 
-static void expand_f16(const uint8_t *block, float *out)
+static void expand_f16(const uint8_t *data, size_t count, float *out)
 {
-    *out = half_at(block);
+    for (size_t i = 0; i < count; i++)
+        out[i] = half_at(data + 2 * i);
 }
 
-static void expand_bf16(const uint8_t *block, float *out)
+static void expand_bf16(const uint8_t *data, size_t count, float *out)
 {
-    uint16_t bits = 0;
-    memcpy(&bits, block, sizeof bits);
-    *out = lb_bf16_to_f32(bits);
+    for (size_t i = 0; i < count; i++) {
+        uint16_t bits;
+        memcpy(&bits, data + 2 * i, sizeof bits);
+        out[i] = lb_bf16_to_f32(bits);
+    }
 }
 
 /* { f16 d; i8 q[32] } */
@@ -134,15 +137,15 @@ static void expand_q6_k(const uint8_t *block, float *out)
 }
 
 static const type_row types[] = {
-    {LB_GGUF_F32, "F32", 1, 4, expand_f32},
-    {LB_GGUF_F16, "F16", 1, 2, expand_f16},
-    {LB_GGUF_BF16, "BF16", 1, 2, expand_bf16},
-    {LB_GGUF_Q4_0, "Q4_0", SMALL, 18, expand_q4_0},
-    {LB_GGUF_Q4_1, "Q4_1", SMALL, 20, expand_q4_1},
-    {LB_GGUF_Q8_0, "Q8_0", SMALL, 34, expand_q8_0},
-    {LB_GGUF_Q4_K, "Q4_K", SUPER, 144, expand_q4_k},
-    {LB_GGUF_Q5_K, "Q5_K", SUPER, 176, expand_q5_k},
-    {LB_GGUF_Q6_K, "Q6_K", SUPER, 210, expand_q6_k},
+    {LB_GGUF_F32, "F32", 1, 4, expand_f32, NULL},
+    {LB_GGUF_F16, "F16", 1, 2, expand_f16, NULL},
+    {LB_GGUF_BF16, "BF16", 1, 2, expand_bf16, NULL},
+    {LB_GGUF_Q4_0, "Q4_0", SMALL, 18, NULL, expand_q4_0},
+    {LB_GGUF_Q4_1, "Q4_1", SMALL, 20, NULL, expand_q4_1},
+    {LB_GGUF_Q8_0, "Q8_0", SMALL, 34, NULL, expand_q8_0},
+    {LB_GGUF_Q4_K, "Q4_K", SUPER, 144, NULL, expand_q4_k},
+    {LB_GGUF_Q5_K, "Q5_K", SUPER, 176, NULL, expand_q5_k},
+    {LB_GGUF_Q6_K, "Q6_K", SUPER, 210, NULL, expand_q6_k},
 };
 
 static const type_row *find_type(lb_gguf_type type)
@@ -175,17 +178,10 @@ void lb_gguf_expand(lb_gguf_type type, const uint8_t *data, size_t count, float 
     const type_row *row = find_type(type);
     if (!row)
         return;
-    if (type == LB_GGUF_F32) {
-        memcpy(out, data, count * sizeof *out);
+    if (row->plain) {
+        row->plain(data, count, out);
         return;
     }
-    for (size_t i = 0; type == LB_GGUF_BF16 && i < count; i++) {
-        uint16_t bits;
-        memcpy(&bits, data + 2 * i, sizeof bits);
-        out[i] = lb_bf16_to_f32(bits);
-    }
-    if (type == LB_GGUF_BF16)
-        return;
     for (size_t i = 0; i < count / row->values; i++)
         row->expand(data + i * row->bytes, out + i * row->values);
 }

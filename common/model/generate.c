@@ -177,15 +177,19 @@ static void feed_flush(batch *b)
     f->count = f->wanted = 0;
 }
 
-static void feed_row(batch *b, uint32_t token, uint32_t position, const uint32_t *pages)
+static void put_row(feed *f, uint32_t token, uint32_t position, const uint32_t *pages)
 {
-    feed *f = &b->feed;
-    if (f->count == b->j->model->options.max_tokens)
-        feed_flush(b);
     f->tokens[f->count] = token;
     f->positions[f->count] = position;
     f->slots[f->count] = pages[position / LB_KV_PAGE] * LB_KV_PAGE + position % LB_KV_PAGE;
     f->kv[f->count++] = (lb_kv_row){.pages = pages, .count = position + 1};
+}
+
+static void feed_row(batch *b, uint32_t token, uint32_t position, const uint32_t *pages)
+{
+    if (b->feed.count == b->j->model->options.max_tokens)
+        feed_flush(b);
+    put_row(&b->feed, token, position, pages);
 }
 
 /* ---- joining and leaving ---- */
@@ -346,12 +350,8 @@ static lb_tensor next_hidden(batch *b)
             continue;
         }
         f->row[f->count] = (uint32_t)i;
-        f->tokens[f->count] = r->tokens[r->count - 1];
-        f->positions[f->count] = prompt_tokens(b, index) + r->count - 1;
-        uint32_t at = f->positions[f->count];
-        const uint32_t *pages = b->samples[index].pages;
-        f->slots[f->count] = pages[at / LB_KV_PAGE] * LB_KV_PAGE + at % LB_KV_PAGE;
-        f->kv[f->count++] = (lb_kv_row){.pages = pages, .count = at + 1};
+        put_row(f, r->tokens[r->count - 1], prompt_tokens(b, index) + r->count - 1,
+                b->samples[index].pages);
     }
     size_t rows = f->count;
     f->count = 0;

@@ -30,11 +30,6 @@ struct lb_weight {
     const lb_backend *backend;
 };
 
-static inline bool lb_dtype_is_integer(lb_dtype stored)
-{
-    return stored == LB_INT16 || stored == LB_INT8;
-}
-
 /* Integers are kept for whole vectors of 16 columns, because their blocks are rotated. */
 static inline size_t lb_panel_groups(lb_dtype stored, size_t depth)
 {

@@ -25,6 +25,11 @@ typedef enum lb_dtype { LB_F32, LB_BF16, LB_I32, LB_INT16, LB_INT8 } lb_dtype;
 #define LB_QUANT_BLOCK 128u
 
 size_t lb_dtype_size(lb_dtype dtype);
+/* Whether weights are stored as integers; they have no backward. */
+static inline bool lb_dtype_is_integer(lb_dtype dtype)
+{
+    return dtype == LB_INT16 || dtype == LB_INT8;
+}
 #define LB_DTYPE_NAMES "f32|bf16|fast|int8"
 /* The dtype that a user names: "f32", "bf16", "fast" (LB_INT16) or "int8". */
 LB_NODISCARD bool lb_dtype_parse(const char *name, lb_dtype *out);

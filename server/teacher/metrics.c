@@ -2,10 +2,10 @@
 #include "server/teacher/metrics.h"
 
 #include "common/base/clock.h"
+#include "common/base/process.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #define PREFIX "limbeck_teacher_"
 #define HTTP_CODE_MAX 600
@@ -92,19 +92,6 @@ static void write_requests(lb_buf *out, const lb_teacher_metrics *metrics)
     }
 }
 
-/* Resident bytes of this process, 0 when /proc does not tell. */
-static double resident_bytes(void)
-{
-    unsigned long total = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (!file)
-        return 0;
-    if (fscanf(file, "%lu %lu", &total, &resident) != 2)
-        resident = 0;
-    fclose(file);
-    return (double)resident * (double)sysconf(_SC_PAGESIZE);
-}
-
 static void write_one(lb_buf *out, const char *name, const char *type, const char *help,
                       double value)
 {
@@ -136,7 +123,7 @@ void lb_teacher_metrics_write(lb_teacher_metrics *metrics, uint64_t queue_tokens
     lb_prometheus_header(out, "limbeck_build_info", "gauge", "The version that runs; always 1.");
     lb_prometheus_sample(out, "limbeck_build_info", "version=\"" LB_VERSION "\"", 1);
     write_one(out, "process_resident_memory_bytes", "gauge", "Resident memory.",
-              resident_bytes());
+              lb_resident_bytes());
     write_one(out, "process_start_time_seconds", "gauge", "Unix time of the start.",
               (double)copy.started);
 }

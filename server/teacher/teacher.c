@@ -57,8 +57,7 @@ static lb_status load_model(lb_teacher *t, const lb_teacher_config *config, lb_e
     lb_model_options options = {.dtype = config->dtype};
     lb_probe *probe = NULL;
     lb_status status = LB_OK;
-    bool integer = config->dtype == LB_INT16 || config->dtype == LB_INT8;
-    if (integer && !config->skip_error)
+    if (lb_dtype_is_integer(config->dtype) && !config->skip_error)
         status = lb_probe_create(t->backend, config->model_dir, &probe, err);
     if (status == LB_OK)
         status = lb_model_load(t->backend, config->model_dir, &options, &t->model, err);
@@ -78,7 +77,7 @@ static uint64_t version_of(const lb_model *model, lb_dtype dtype)
     char text[LB_SHA256_HEX + 16], head[VERSION_HEX + 1] = "";
     uint8_t digest[LB_SHA256_BYTES];
     uint64_t version = 0;
-    if (dtype == LB_F32 || dtype == LB_BF16) {
+    if (!lb_dtype_is_integer(dtype)) {
         memcpy(head, lb_model_digest(model), VERSION_HEX);
         return strtoull(head, NULL, 16);
     }

@@ -124,7 +124,7 @@ static void test_device_memory(void **state)
 typedef struct shapes {
     lb_ops *ops;
     lb_tensor a34, b34, c43, d44, v4, table, none;
-    lb_weight *w54, *bare;        /* [5, 4]; bare has the rows alone */
+    lb_weight *w54, *bare;        /* [5, 4]; bare has the backward packing alone */
 } shapes;
 
 static const uint32_t zeros[8] = {0}, high[8] = {9, 9, 9, 9, 9, 9, 9, 9};

@@ -60,6 +60,19 @@ extern const lb_backend_table lb_cpu_table_avx512vnni;
 #define LB_TILE_VECTORS 1
 #endif
 
+/* CASE(1) .. CASE(LB_TILE_ROWS): a switch over the rows of a tile, which must be constants. */
+#define LB_TILE_CASES_4(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+#define LB_TILE_CASES_6(CASE) LB_TILE_CASES_4(CASE) CASE(5) CASE(6)
+#define LB_TILE_CASES_12(CASE)                                                                   \
+    LB_TILE_CASES_6(CASE) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#if LB_TILE_ROWS == 12
+#define LB_TILE_CASES LB_TILE_CASES_12
+#elif LB_TILE_ROWS == 6
+#define LB_TILE_CASES LB_TILE_CASES_6
+#else
+#define LB_TILE_CASES LB_TILE_CASES_4
+#endif
+
 #if defined(__clang__)
 #if __has_feature(address_sanitizer)
 #define LB_UNROLL            /* unrolled and instrumented, a kernel takes minutes to compile */

@@ -70,27 +70,12 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
             tile(rows, VECTORS, job, row, at, out);                                              \
         else                                                                                     \
             tile(rows, 1, job, row, at, out);                                                    \
-        break
+        break;
 
 static void tile_any(const gemm_job *job, size_t rows, size_t row, const columns *at, float *out)
 {
     switch (rows) {
-    TILE_CASE(1);
-    TILE_CASE(2);
-    TILE_CASE(3);
-    TILE_CASE(4);
-#if LB_TILE_ROWS > 4
-    TILE_CASE(5);
-    TILE_CASE(6);
-#endif
-#if LB_TILE_ROWS > 6
-    TILE_CASE(7);
-    TILE_CASE(8);
-    TILE_CASE(9);
-    TILE_CASE(10);
-    TILE_CASE(11);
-    TILE_CASE(12);
-#endif
+    LB_TILE_CASES(TILE_CASE)
     default:
         break;
     }

@@ -140,8 +140,6 @@ static size_t draw_any(const float *weight, size_t vocab, const double *mass, fl
             break;
         sum += mass[t];
     }
-    if (sum > mark)      /* rounding alone can get here: the last tile with any mass was passed */
-        sum = mark;
     for (size_t v = tile * HEAD_TILE; v < vocab && v < (tile + 1) * HEAD_TILE; v++) {
         if (weight[v] > 0.0f) {
             last = v;

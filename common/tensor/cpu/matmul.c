@@ -96,7 +96,7 @@ static void finish(const lb_product *p, size_t row, size_t column, const float *
             tile(count, true, p, a, panel, out, ld);                                             \
         else                                                                                     \
             tile(count, false, p, a, panel, out, ld);                                            \
-        break
+        break;
 
 static void tile_float(const lb_product *p, size_t rows, size_t row, size_t column, float *out,
                        size_t ld)
@@ -106,22 +106,7 @@ static void tile_float(const lb_product *p, size_t rows, size_t row, size_t colu
                         column / LB_PANEL * lb_panel_bytes(p->stored, p->depth) +
                         column % LB_PANEL * LB_GROUP_BYTES;
     switch (rows) {
-    TILE_CASE(1);
-    TILE_CASE(2);
-    TILE_CASE(3);
-    TILE_CASE(4);
-#if LB_TILE_ROWS > 4
-    TILE_CASE(5);
-    TILE_CASE(6);
-#endif
-#if LB_TILE_ROWS > 6
-    TILE_CASE(7);
-    TILE_CASE(8);
-    TILE_CASE(9);
-    TILE_CASE(10);
-    TILE_CASE(11);
-    TILE_CASE(12);
-#endif
+    LB_TILE_CASES(TILE_CASE)
     default:
         return;
     }

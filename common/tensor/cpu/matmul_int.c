@@ -63,7 +63,7 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
             block(count, true, p, &at, groups, b == 0, out, ld);                                 \
         else                                                                                     \
             block(count, false, p, &at, groups, b == 0, out, ld);                                \
-        break
+        break;
 
 void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column, float *out,
                        size_t ld)
@@ -83,22 +83,7 @@ void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t colu
         const size_t whole = LB_QUANT_BLOCK * size / LB_GROUP_BYTES;
         const size_t groups = groups_left < whole ? groups_left : whole;
         switch (rows) {
-        BLOCK_CASE(1);
-        BLOCK_CASE(2);
-        BLOCK_CASE(3);
-        BLOCK_CASE(4);
-#if LB_TILE_ROWS > 4
-        BLOCK_CASE(5);
-        BLOCK_CASE(6);
-#endif
-#if LB_TILE_ROWS > 6
-        BLOCK_CASE(7);
-        BLOCK_CASE(8);
-        BLOCK_CASE(9);
-        BLOCK_CASE(10);
-        BLOCK_CASE(11);
-        BLOCK_CASE(12);
-#endif
+        LB_TILE_CASES(BLOCK_CASE)
         default:
             return;
         }

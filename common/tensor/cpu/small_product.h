@@ -62,7 +62,7 @@ static inline __attribute__((always_inline)) void small_tile(const int rows,
 #define SMALL_CASE(count)                                                                        \
     case count:                                                                                  \
         small_tile(count, p, row, column);                                                       \
-        break
+        break;
 
 /* columns is a multiple of SMALL_WIDTH. */
 static void small_product_run(const small_product *p, size_t rows, size_t columns)
@@ -70,22 +70,7 @@ static void small_product_run(const small_product *p, size_t rows, size_t column
     for (size_t column = 0; column < columns; column += SMALL_WIDTH) {
         for (size_t row = 0; row < rows; row += LB_TILE_ROWS) {
             switch (rows - row < LB_TILE_ROWS ? rows - row : LB_TILE_ROWS) {
-            SMALL_CASE(1);
-            SMALL_CASE(2);
-            SMALL_CASE(3);
-            SMALL_CASE(4);
-#if LB_TILE_ROWS > 4
-            SMALL_CASE(5);
-            SMALL_CASE(6);
-#endif
-#if LB_TILE_ROWS > 6
-            SMALL_CASE(7);
-            SMALL_CASE(8);
-            SMALL_CASE(9);
-            SMALL_CASE(10);
-            SMALL_CASE(11);
-            SMALL_CASE(12);
-#endif
+            LB_TILE_CASES(SMALL_CASE)
             default:
                 break;
             }
