@@ -55,7 +55,9 @@ static void unpack_integers(const lb_weight *w, size_t id, float *out)
                        lane * LB_GROUP_BYTES;
     for (size_t b = 0; b < blocks; b++) {
         float values[LB_QUANT_BLOCK], scale = w->scales[(panel * blocks + b) * LB_PANEL + lane];
-        size_t first = b * LB_QUANT_BLOCK, count = quant_count(w->k, first);
+        size_t first = b * LB_QUANT_BLOCK, vectors = quant_vectors(w->k, first);
+        size_t count = vectors * LB_LANES;
+        vf v[QUANT_VECTORS];
         for (size_t i = 0; i < count; i++) {
             size_t col = first + i;
             const char *at = from + col / group * LB_PANEL * LB_GROUP_BYTES + col % group * size;
@@ -63,7 +65,11 @@ static void unpack_integers(const lb_weight *w, size_t id, float *out)
             memcpy(&wide, at, w->stored == LB_INT16 ? sizeof wide : 0);
             values[i] = scale * (float)(w->stored == LB_INT16 ? wide : *(const int8_t *)at);
         }
-        quant_rotate(values, count, true);
+        for (size_t i = 0; i < vectors; i++)
+            v[i] = vf_load(values + i * LB_LANES);
+        quant_rotate(v, vectors, true);
+        for (size_t i = 0; i < vectors; i++)
+            vf_store(values + i * LB_LANES, v[i]);
         memcpy(out + first, values,
                (w->k - first < count ? w->k - first : count) * sizeof *values);
     }

@@ -41,14 +41,15 @@ static void put_integers(const lb_weight *w, size_t panel, size_t lane, const fl
     size_t blocks = lb_quant_blocks(w->k);
     for (size_t b = 0; b < blocks; b++) {
         int16_t wide[LB_QUANT_BLOCK];
-        float values[LB_QUANT_BLOCK], inverse;
+        vf values[QUANT_VECTORS];
+        float inverse;
         size_t first = b * LB_QUANT_BLOCK, at = (panel * blocks + b) * LB_PANEL + lane;
-        size_t count = quant_block(row, w->k, first, values);
+        size_t vectors = quant_block(row, w->k, first, values);
         int32_t sum = 0;
-        w->scales[at] = quant_scale(values, count, w->stored, &inverse);
-        for (size_t i = 0; i < count; i += LB_LANES)
-            vf_store_i16(wide + i, vf_mul(vf_load(values + i), vf_set(inverse)));
-        for (size_t i = 0; i < count; i++) {
+        w->scales[at] = quant_scale(values, vectors, w->stored, &inverse);
+        for (size_t i = 0; i < vectors; i++)
+            vf_store_i16(wide + i * LB_LANES, vf_mul(values[i], vf_set(inverse)));
+        for (size_t i = 0; i < vectors * LB_LANES; i++) {
             char *out = element(to, w->stored, lane, first + i);
             sum += wide[i];
             if (w->stored == LB_INT16)

@@ -16,21 +16,42 @@ typedef struct quantise_job {
     size_t stride, blocks;
 } quantise_job;
 
-static void quantise_row(const quantise_job *job, size_t r)
+/* v[vectors], rotated, as integers at `out`; returns their scale. */
+static inline __attribute__((always_inline)) float put(const vf *v, const size_t vectors,
+                                                       lb_dtype stored, char *out)
+{
+    float inverse, scale = quant_scale(v, vectors, stored, &inverse);
+    LB_UNROLL
+    for (size_t i = 0; i < vectors; i++) {
+        vf whole = vf_mul(v[i], vf_set(inverse));
+        if (stored == LB_INT16)
+            vf_store_i16((int16_t *)(void *)out + i * LB_LANES, whole);
+        else
+            vf_store_u8((uint8_t *)out + i * LB_LANES, whole);
+    }
+    return scale;
+}
+
+static inline __attribute__((always_inline)) void quantise_row(const quantise_job *job,
+                                                               const lb_dtype stored, size_t r)
 {
     const float *x = row_f32(job->x, r);
     char *out = job->rows + r * job->stride;
-    for (size_t b = 0; b < job->blocks; b++) {
-        float block[LB_QUANT_BLOCK], inverse;
-        size_t first = b * LB_QUANT_BLOCK, count = quant_block(x, job->x.cols, first, block);
-        job->scales[r * job->blocks + b] = quant_scale(block, count, job->stored, &inverse);
-        for (size_t i = 0; i < count; i += LB_LANES) {
-            vf v = vf_mul(vf_load(block + i), vf_set(inverse));
-            if (job->stored == LB_INT16)
-                vf_store_i16((int16_t *)(void *)out + first + i, v);
-            else
-                vf_store_u8((uint8_t *)out + first + i, v);
-        }
+    float *scales = job->scales + r * job->blocks;
+    const size_t bytes = LB_QUANT_BLOCK * lb_dtype_size(stored);
+    size_t whole = job->x.cols / LB_QUANT_BLOCK;
+    vf v[QUANT_VECTORS];
+    for (size_t b = 0; b < whole; b++, x += LB_QUANT_BLOCK, out += bytes) {
+        LB_UNROLL
+        for (size_t i = 0; i < QUANT_VECTORS; i++)
+            v[i] = vf_load(x + i * LB_LANES);
+        quant_rotate_part(v, QUANT_VECTORS, false);
+        scales[b] = put(v, QUANT_VECTORS, stored, out);
+    }
+    if (whole < job->blocks) {
+        vf rest[QUANT_VECTORS];
+        size_t vectors = quant_block(x, job->x.cols % LB_QUANT_BLOCK, 0, rest);
+        scales[whole] = put(rest, vectors, stored, out);
     }
 }
 
@@ -39,8 +60,12 @@ static void quantise_task(void *arg, size_t index, size_t thread)
     const quantise_job *job = arg;
     (void)thread;
     size_t first = index * ROWS_PER_TASK;
-    for (size_t r = first; r < job->x.rows && r < first + ROWS_PER_TASK; r++)
-        quantise_row(job, r);
+    for (size_t r = first; r < job->x.rows && r < first + ROWS_PER_TASK; r++) {
+        if (job->stored == LB_INT16)
+            quantise_row(job, LB_INT16, r);
+        else
+            quantise_row(job, LB_INT8, r);
+    }
 }
 
 lb_status LB_K(lb_quantise_rows)(lb_cpu *cpu, lb_dtype stored, lb_tensor x, lb_quantised *out)

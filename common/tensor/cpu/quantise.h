@@ -20,6 +20,7 @@
 #define LB_INT8_MAX 127.0f
 /* A block whose magnitudes are all below this counts as zeros: the inverse would overflow. */
 #define QUANT_LEAST 1e-30f
+#define QUANT_VECTORS (LB_QUANT_BLOCK / LB_LANES)
 
 /* Signs without a pattern that activations could have: the first bits of the fractions of sqrt(2),
  * sqrt(3), sqrt(5) and sqrt(7). */
@@ -42,77 +43,87 @@ static const float quant_halves[4][LB_LANES] = {
     { 1, -1,  1, -1,  1, -1,  1, -1,  1, -1,  1, -1,  1, -1,  1, -1},
 };
 
-/* One stage of the transform inside a vector. */
-#define QUANT_STAGE(v, swap, halves)                                                             \
+/* One stage of the transform inside the vectors. */
+#define QUANT_STAGE(swap, halves)                                                                \
+    LB_UNROLL                                                                                    \
     for (size_t i = 0; i < vectors; i++)                                                         \
         v[i] = vf_fma(v[i], vf_load(halves), swap(v[i]))
 
-/* x[vectors * LB_LANES] in place, vectors a power of two; back: the inverse. */
-static inline void quant_rotate_part(float *x, size_t vectors, bool back)
+/* One stage between vectors that are `width` apart. */
+#define QUANT_PAIRS(width)                                                                       \
+    LB_UNROLL                                                                                    \
+    for (size_t i = 0; i + (width) < vectors; i++) {                                             \
+        vf low = v[i], high = v[i + (width)];                                                    \
+        v[i] = i & (width) ? low : vf_add(low, high);                                            \
+        v[i + (width)] = i & (width) ? high : vf_sub(low, high);                                 \
+    }
+
+/* v in place, vectors a constant power of two; back: the inverse. */
+static inline __attribute__((always_inline)) void quant_rotate_part(vf *v, const size_t vectors,
+                                                                    const bool back)
 {
-    vf v[LB_QUANT_BLOCK / LB_LANES];
     const vf scale = vf_set(1.0f / __builtin_sqrtf((float)(vectors * LB_LANES)));
-    for (size_t i = 0; i < vectors; i++)
-        v[i] = back ? vf_load(x + i * LB_LANES)
-                    : vf_mul(vf_load(x + i * LB_LANES),
-                             vf_load(quant_signs + i * LB_LANES));
-    QUANT_STAGE(v, vf_swap8, quant_halves[0]);
-    QUANT_STAGE(v, vf_swap4, quant_halves[1]);
-    QUANT_STAGE(v, vf_swap2, quant_halves[2]);
-    QUANT_STAGE(v, vf_swap1, quant_halves[3]);
-    for (size_t width = 1; width < vectors; width *= 2) {
-        for (size_t i = 0; i < vectors; i++) {
-            if (i & width)
-                continue;
-            vf low = v[i], high = v[i + width];
-            v[i] = vf_add(low, high);
-            v[i + width] = vf_sub(low, high);
-        }
-    }
+    LB_UNROLL
+    for (size_t i = 0; !back && i < vectors; i++)
+        v[i] = vf_mul(v[i], vf_load(quant_signs + i * LB_LANES));
+    QUANT_STAGE(vf_swap8, quant_halves[0]);
+    QUANT_STAGE(vf_swap4, quant_halves[1]);
+    QUANT_STAGE(vf_swap2, quant_halves[2]);
+    QUANT_STAGE(vf_swap1, quant_halves[3]);
+    QUANT_PAIRS(1u)
+    QUANT_PAIRS(2u)
+    QUANT_PAIRS(4u)
+    LB_UNROLL
     for (size_t i = 0; i < vectors; i++) {
-        vf y = vf_mul(v[i], scale);
-        vf_store(x + i * LB_LANES, back ? vf_mul(y, vf_load(quant_signs + i * LB_LANES))
-                                           : y);
+        v[i] = vf_mul(v[i], scale);
+        if (back)
+            v[i] = vf_mul(v[i], vf_load(quant_signs + i * LB_LANES));
     }
 }
 
-/* A block of `count`, a multiple of LB_LANES: 128, or parts of 64, 32 and 16 at a row's end. */
-static inline void quant_rotate(float *x, size_t count, bool back)
+/* A block of 1 to QUANT_VECTORS vectors: 8, or parts of 4, 2 and 1 at a row's end. */
+static inline void quant_rotate(vf *v, size_t vectors, const bool back)
 {
-    for (size_t part = LB_QUANT_BLOCK; part >= LB_LANES; part /= 2) {
-        if (!(count & part))
-            continue;
-        quant_rotate_part(x, part / LB_LANES, back);
-        x += part;
+    if (vectors & 8u)
+        quant_rotate_part(v, 8, back);
+    if (vectors & 4u)
+        quant_rotate_part(v, 4, back);
+    v += vectors & 4u;
+    if (vectors & 2u)
+        quant_rotate_part(v, 2, back);
+    v += vectors & 2u;
+    if (vectors & 1u)
+        quant_rotate_part(v, 1, back);
+}
+
+/* Vectors of the block from `first` on of a row of k. */
+static inline size_t quant_vectors(size_t k, size_t first)
+{
+    size_t left = (k - first + LB_LANES - 1) / LB_LANES;
+    return left < QUANT_VECTORS ? left : QUANT_VECTORS;
+}
+
+/* The block of row[k] from `first` on, rotated; returns quant_vectors. */
+static inline size_t quant_block(const float *row, size_t k, size_t first, vf v[QUANT_VECTORS])
+{
+    size_t vectors = quant_vectors(k, first);
+    for (size_t i = 0; i < vectors; i++) {
+        size_t at = first + i * LB_LANES;
+        v[i] = k - at >= LB_LANES ? vf_load(row + at) : vf_load_n(row + at, k - at, 0.0f);
     }
+    quant_rotate(v, vectors, false);
+    return vectors;
 }
 
-/* Elements of a row that a block from `first` on has, in whole vectors. */
-static inline size_t quant_count(size_t k, size_t first)
-{
-    size_t left = (k - first + LB_LANES - 1) / LB_LANES * LB_LANES;
-    return left < LB_QUANT_BLOCK ? left : LB_QUANT_BLOCK;
-}
-
-/* The block of row[k] from `first` on, rotated, into block[LB_QUANT_BLOCK]; returns quant_count. */
-static inline size_t quant_block(const float *row, size_t k, size_t first,
-                                 float block[LB_QUANT_BLOCK])
-{
-    size_t padded = quant_count(k, first), count = k - first < padded ? k - first : padded;
-    memcpy(block, row + first, count * sizeof *block);
-    memset(block + count, 0, (padded - count) * sizeof *block);
-    quant_rotate(block, padded, false);
-    return padded;
-}
-
-/* The scale of x[count], whole vectors, and in *inverse what to multiply with. */
-static inline float quant_scale(const float *x, size_t count, lb_dtype stored, float *inverse)
+/* The scale of a block, and in *inverse what to multiply with. */
+static inline __attribute__((always_inline)) float quant_scale(const vf *v, const size_t vectors,
+                                                               lb_dtype stored, float *inverse)
 {
     vf largest = vf_set(0.0f), odd = vf_set(0.0f);
-    for (size_t i = 0; i < count; i += LB_LANES) {
-        vf v = vf_load(x + i);
-        largest = vf_max(vf_max(v, vf_sub(vf_set(0.0f), v)), largest);
-        odd = vf_fma(v, vf_set(0.0f), odd);      /* NaN as soon as one is not finite */
+    LB_UNROLL
+    for (size_t i = 0; i < vectors; i++) {
+        largest = vf_max(vf_max(v[i], vf_sub(vf_set(0.0f), v[i])), largest);
+        odd = vf_fma(v[i], vf_set(0.0f), odd);   /* NaN as soon as one is not finite */
     }
     float most = stored == LB_INT16 ? LB_INT16_MAX : LB_INT8_MAX;
     float magnitude = vf_largest(largest);

@@ -28,6 +28,7 @@ typedef __m512 vf;
 static inline vf vf_set(float x) { return _mm512_set1_ps(x); }
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+static inline float vf_first(vf a) { return _mm512_cvtss_f32(a); }
 static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
@@ -85,6 +86,7 @@ static inline void vf_store(float *p, vf x)
     _mm256_storeu_ps(p, x.a);
     _mm256_storeu_ps(p + 8, x.b);
 }
+static inline float vf_first(vf x) { return _mm256_cvtss_f32(x.a); }
 #define LB_PAIR(name, op)                                                                        \
     static inline vf name(vf x, vf y) { return (vf){op(x.a, y.a), op(x.b, y.b)}; }
 LB_PAIR(vf_add, _mm256_add_ps)
@@ -160,6 +162,7 @@ typedef struct vf { float v[LB_LANES]; } vf;
 static inline vf vf_set(float x) { LB_EACH(x); }
 static inline vf vf_load(const float *p) { LB_EACH(p[i]); }
 static inline void vf_store(float *p, vf a) { memcpy(p, a.v, sizeof a.v); }
+static inline float vf_first(vf a) { return a.v[0]; }
 static inline vf vf_add(vf a, vf b) { LB_EACH(a.v[i] + b.v[i]); }
 static inline vf vf_sub(vf a, vf b) { LB_EACH(a.v[i] - b.v[i]); }
 static inline vf vf_mul(vf a, vf b) { LB_EACH(a.v[i] * b.v[i]); }
@@ -223,22 +226,18 @@ static inline void vf_store_n(float *p, vf a, size_t n)
 /* Lanes 0 .. 15 in the tree of halves: lane i + lane i + 8, then 4, 2, 1. */
 static inline float vf_sum(vf a)
 {
-    float lane[LB_LANES];
-    vf_store(lane, a);
-    for (size_t width = LB_LANES / 2; width > 0; width /= 2) {
-        for (size_t i = 0; i < width; i++)
-            lane[i] += lane[i + width];
-    }
-    return lane[0];
+    a = vf_add(a, vf_swap8(a));
+    a = vf_add(a, vf_swap4(a));
+    a = vf_add(a, vf_swap2(a));
+    return vf_first(vf_add(a, vf_swap1(a)));
 }
 
 static inline float vf_largest(vf a)
 {
-    float lane[LB_LANES];
-    vf_store(lane, a);
-    for (size_t i = 1; i < LB_LANES; i++)
-        lane[0] = lane[i] > lane[0] ? lane[i] : lane[0];
-    return lane[0];
+    a = vf_max(a, vf_swap8(a));
+    a = vf_max(a, vf_swap4(a));
+    a = vf_max(a, vf_swap2(a));
+    return vf_first(vf_max(a, vf_swap1(a)));
 }
 
 /* sum a[i] b[i]: lane i mod 16 fused in order, then vf_sum. */
