@@ -15,7 +15,7 @@
 /* Raised whenever a change of this code gives a unit other bytes: a run pins the class of its first
  * push, so workers of two versions never add up to one gradient. */
 #define NUMERICS_VERSION "1"
-#define NUMERICS_KERNELS "f32-fma-v2"
+#define NUMERICS_KERNELS "f32-fma-v3"
 
 #define LEASE_WAIT_MS 20000u
 #define PAUSE_LEAST_MS 200

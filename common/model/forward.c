@@ -7,19 +7,18 @@
 
 #include <stdlib.h>
 
-/* y = W x (+ bias) + scale B (A x) for `count` projections of a layer that read the same x, from
- * `first` on; out[count] in the arena. */
-static void project(lb_model *model, const lb_adapter *adapter, size_t layer,
-                    lb_projection first, size_t count, lb_tensor x, lb_tensor *out)
+/* out = (out +) W x (+ bias) + scale B (A x) for `count` projections of a layer that read the same
+ * x, from `first` on. */
+static void project_into(lb_model *model, const lb_adapter *adapter, size_t layer,
+                         lb_projection first, size_t count, lb_tensor x, const lb_tensor *out,
+                         bool accumulate)
 {
     lb_ops *ops = model->ops;
     const lb_layer *weights = &model->layers[layer];
     lb_linear_out products[LB_LINEARS_MAX];
     for (size_t i = 0; i < count; i++) {
         size_t p = first + i;
-        const lb_weight *w = weights->projection[p];
-        out[i] = lb_ops_alloc(ops, LB_F32, x.rows, lb_weight_n(w));
-        products[i] = (lb_linear_out){out[i], w, {0}};
+        products[i] = (lb_linear_out){out[i], weights->projection[p], {0}, accumulate};
         if (p <= LB_PROJ_V)
             products[i].bias = weights->bias[p];
     }
@@ -36,15 +35,14 @@ static void project(lb_model *model, const lb_adapter *adapter, size_t layer,
     }
 }
 
-/* One projection, added to the residual stream. */
-static void add_projection(lb_model *model, const lb_adapter *adapter, size_t layer,
-                           lb_projection p, lb_tensor x, lb_tensor stream)
+/* The same into new tensors of the arena, out[count]. */
+static void project(lb_model *model, const lb_adapter *adapter, size_t layer,
+                    lb_projection first, size_t count, lb_tensor x, lb_tensor *out)
 {
-    lb_tensor y;
-    size_t mark = lb_ops_mark(model->ops);
-    project(model, adapter, layer, p, 1, x, &y);
-    lb_add(model->ops, stream, y);
-    lb_ops_release(model->ops, mark);
+    for (size_t i = 0; i < count; i++)
+        out[i] = lb_ops_alloc(model->ops, LB_F32, x.rows,
+                              lb_weight_n(model->layers[layer].projection[first + i]));
+    project_into(model, adapter, layer, first, count, x, out, false);
 }
 
 static lb_tensor norm(lb_model *model, lb_tensor x, lb_tensor gain)
@@ -54,16 +52,17 @@ static lb_tensor norm(lb_model *model, lb_tensor x, lb_tensor gain)
     return out;
 }
 
-/* The per-head norm of Qwen3 (a copy without one), then the rotary embedding. */
+/* The per-head norm of Qwen3, if there is one, then the rotary embedding; without a norm raw itself
+ * is rotated. */
 static lb_tensor position_heads(lb_model *model, lb_tensor raw, lb_tensor gain,
                                 const lb_rows *rows)
 {
     size_t dim = model->config.head_dim;
-    lb_tensor out = lb_ops_alloc(model->ops, LB_F32, raw.rows, raw.cols);
-    if (gain.data)
+    lb_tensor out = raw;
+    if (gain.data) {
+        out = lb_ops_alloc(model->ops, LB_F32, raw.rows, raw.cols);
         lb_rmsnorm(model->ops, out, raw, gain, (float)model->config.rms_eps);
-    else
-        lb_copy(model->ops, out, raw);
+    }
     lb_rope(model->ops, out, dim, model->rope, rows->positions, false);
     return out;
 }
@@ -109,7 +108,7 @@ void lb_block_forward(lb_model *model, const lb_adapter *adapter, size_t index,
     s.q = position_heads(model, s.q_raw, w->q_norm, rows);
     s.k = position_heads(model, s.k_raw, w->k_norm, rows);
     s.attended = attend(model, index, rows, &s);
-    add_projection(model, adapter, index, LB_PROJ_O, s.attended, x);
+    project_into(model, adapter, index, LB_PROJ_O, 1, s.attended, &x, true);
     if (state) {
         s.middle = lb_ops_alloc(ops, LB_F32, x.rows, x.cols);
         lb_copy(ops, s.middle, x);
@@ -120,7 +119,7 @@ void lb_block_forward(lb_model *model, const lb_adapter *adapter, size_t index,
     s.up = gate_up[1];
     s.gated = lb_ops_alloc(ops, LB_F32, x.rows, model->config.mlp);
     lb_swiglu(ops, s.gated, s.gate, s.up);
-    add_projection(model, adapter, index, LB_PROJ_DOWN, s.gated, x);
+    project_into(model, adapter, index, LB_PROJ_DOWN, 1, s.gated, &x, true);
     if (state)
         *state = s;
     else

@@ -234,7 +234,8 @@ static size_t first_kept(const lb_model *model, size_t rows)
     size_t budget = model->options.activation_bytes ? model->options.activation_bytes
                                                     : KEPT_BYTES_DEFAULT;
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
-    size_t columns = 4 * (size_t)c->hidden + 3 * queries + 3 * keys + 3 * (size_t)c->mlp;
+    size_t heads = model->layers[0].q_norm.data ? 3 : 2;     /* normed heads are apart from raw */
+    size_t columns = 4 * (size_t)c->hidden + heads * (queries + keys) + 3 * (size_t)c->mlp;
     size_t block = columns * rows * sizeof(float), input = c->hidden * rows * sizeof(float);
     size_t kept = 0;
     while (kept < c->layers && (kept + 1) * block + (c->layers - kept - 1) * input <= budget)

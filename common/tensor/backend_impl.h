@@ -104,7 +104,6 @@ typedef struct lb_backend_table {
                       const uint32_t *positions, bool inverse);
     lb_status (*swiglu)(void *self, lb_tensor out, lb_tensor gate, lb_tensor up);
     lb_status (*swiglu_backward)(void *self, const lb_tensor t[5]);
-    lb_status (*add)(void *self, lb_tensor to, lb_tensor x);
     lb_status (*copy_rows)(void *self, lb_tensor to, lb_tensor from, const uint32_t *to_index,
                            const uint32_t *from_index, size_t rows);
     lb_status (*gemm)(void *self, const lb_gemm_args *args);

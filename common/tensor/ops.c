@@ -343,7 +343,7 @@ void lb_linears(lb_ops *ops, lb_tensor x, const lb_linear_out *outs, size_t coun
 
 void lb_linear(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *w, lb_tensor bias)
 {
-    const lb_linear_out one = {out, w, bias};
+    const lb_linear_out one = {out, w, bias, false};
     lb_linears(ops, x, &one, 1);
 }
 
@@ -373,12 +373,6 @@ void lb_swiglu(lb_ops *ops, lb_tensor out, lb_tensor gate, lb_tensor up)
 {
     if (check(ops, same(out, gate) && same(gate, up), "swiglu: shapes"))
         done(ops, CALL(swiglu, out, gate, up), "swiglu failed");
-}
-
-void lb_add(lb_ops *ops, lb_tensor to, lb_tensor x)
-{
-    if (check(ops, same(to, x), "add: shapes"))
-        done(ops, CALL(add, to, x), "add failed");
 }
 
 void lb_copy(lb_ops *ops, lb_tensor to, lb_tensor from)

@@ -109,11 +109,12 @@ size_t lb_weight_packed_bytes(size_t n, size_t k, lb_dtype stored, unsigned flag
 
 /* out[T, D] = rows of table at ids[T] (host array; an id outside [0, N) fails the stream). */
 void lb_embed(lb_ops *ops, lb_tensor out, const lb_weight *table, const uint32_t *ids);
-/* out[T, N] = x[T, K] W^T + bias (bias [1, N] or data NULL). */
+/* out[T, N] = x[T, K] W^T + bias (+ out when accumulate; bias [1, N] or data NULL). */
 typedef struct lb_linear_out {
     lb_tensor out;
     const lb_weight *w;
     lb_tensor bias;
+    bool accumulate;
 } lb_linear_out;
 
 /* Several products of the same x as one: q, k and v, or gate and up. 1 .. LB_LINEARS_MAX of them,
@@ -131,7 +132,6 @@ void lb_rope(lb_ops *ops, lb_tensor x, size_t head_dim, lb_tensor table,
              const uint32_t *positions, bool inverse);
 /* out[T, M] = silu(gate) * up. */
 void lb_swiglu(lb_ops *ops, lb_tensor out, lb_tensor gate, lb_tensor up);
-void lb_add(lb_ops *ops, lb_tensor to, lb_tensor x);              /* to += x */
 void lb_copy(lb_ops *ops, lb_tensor to, lb_tensor from);
 /* to[i] = from[index[i]] by rows (gather), or to[index[i]] = from[i] (scatter). Host indices. */
 void lb_gather_rows(lb_ops *ops, lb_tensor to, lb_tensor from, const uint32_t *index);

@@ -141,7 +141,6 @@ static void attention_backward(bench *b, args *a)
 }
 static void rmsnorm(bench *b, args *a) { lb_rmsnorm(b->ops, a->y, a->x, a->gain, 1e-6f); }
 static void swiglu(bench *b, args *a) { lb_swiglu(b->ops, a->z, a->x, a->y); }
-static void add(bench *b, args *a) { lb_add(b->ops, a->y, a->x); }
 static void rope(bench *b, args *a) { lb_rope(b->ops, a->x, 64, a->table, a->ids, false); }
 static void lora_down(bench *b, args *a) { lb_gemm_nn(b->ops, a->y, a->x, a->z, 1.0f, false); }
 static void lora_grad(bench *b, args *a) { lb_gemm_tn(b->ops, a->z, a->x, a->y, 1.0f, true); }
@@ -251,7 +250,6 @@ static void bench_rows(bench *b, size_t m, size_t hidden, size_t mlp)
     a.gain = filled(b, 1, hidden);
     a.table = filled(b, m, 64);
     report(b, "rmsnorm", &a, rmsnorm, 4.0 * (double)(m * hidden), 2 * moved);
-    report(b, "add", &a, add, (double)(m * hidden), 3 * moved);
     report(b, "rope", &a, rope, 3.0 * (double)(m * hidden), 2 * moved);
     a.z = filled(b, hidden, 16);
     a.y = filled(b, m, 16);

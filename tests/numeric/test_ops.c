@@ -150,7 +150,6 @@ static void bad_norm(shapes *s) { lb_rmsnorm(s->ops, s->a34, s->a34, s->c43, 1e-
 static void bad_rope_dim(shapes *s) { lb_rope(s->ops, s->a34, 3, s->table, zeros, false); }
 static void bad_rope_row(shapes *s) { lb_rope(s->ops, s->a34, 4, s->table, high, false); }
 static void bad_swiglu(shapes *s) { lb_swiglu(s->ops, s->a34, s->b34, s->c43); }
-static void bad_add(shapes *s) { lb_add(s->ops, s->a34, s->c43); }
 static void bad_copy(shapes *s) { lb_copy(s->ops, s->a34, s->d44); }
 static void bad_gather(shapes *s) { lb_gather_rows(s->ops, s->a34, s->b34, high); }
 static void bad_scatter(shapes *s) { lb_scatter_rows(s->ops, s->a34, s->b34, high); }
@@ -253,7 +252,7 @@ static const struct {
     {"embed id", bad_embed_id}, {"embed cols", bad_embed_rows}, {"linear", bad_linear},
     {"linear packing", bad_linear_packing}, {"bias", bad_bias}, {"norm", bad_norm},
     {"rope dim", bad_rope_dim}, {"rope position", bad_rope_row}, {"swiglu", bad_swiglu},
-    {"add", bad_add}, {"copy", bad_copy}, {"gather", bad_gather}, {"scatter", bad_scatter},
+    {"copy", bad_copy}, {"gather", bad_gather}, {"scatter", bad_scatter},
     {"nt", bad_nt}, {"nn", bad_nn}, {"tn", bad_tn}, {"page", bad_page},
     {"later page", bad_later_page}, {"cache", bad_cache}, {"kv slot", bad_kv_slot},
     {"no keys", bad_no_keys}, {"heads", bad_heads},
@@ -290,7 +289,7 @@ static void test_every_check_is_sticky(void **state)
         assert_true(first.message[0] != '\0');
         /* What follows does nothing, and the first failure stays. */
         lb_copy(f.ops, s.a34, s.b34);
-        lb_add(f.ops, s.a34, s.c43);
+        lb_swiglu(f.ops, s.a34, s.a34, s.c43);
         assert_null(lb_ops_alloc(f.ops, LB_F32, 1, 1).data);
         assert_int_equal(lb_ops_status(f.ops, &second), first.status);
         assert_string_equal(first.message, second.message);

@@ -72,7 +72,7 @@ static void linear_int(const run *r, lb_dtype stored)
     lb_weight *w = pack_weight(r->f, host, N, K, stored, LB_WEIGHT_FORWARD);
     lb_weight *v = pack_weight(r->f, host, M, K, stored, LB_WEIGHT_FORWARD);
     lb_tensor y = blank(r->f, r->rows, N), z = blank(r->f, r->rows, M);
-    const lb_linear_out outs[] = {{y, w, constant(r, 41, 1, N)}, {z, v, {0}}};
+    const lb_linear_out outs[] = {{y, w, constant(r, 41, 1, N), false}, {z, v, {0}, false}};
     lb_linears(r->f->ops, input(r, 1, K, 1.0f), outs, 2);
     collect(r, y, N + M, 0);
     collect(r, z, N + M, N);
@@ -133,7 +133,6 @@ static void run_rope_and_moves(const run *r)
     lb_rope(r->f->ops, x, DIM, constant(r, 43, POSITIONS, DIM), positions, false);
     lb_gather_rows(r->f->ops, y, x, reverse);
     lb_scatter_rows(r->f->ops, x, y, reverse);
-    lb_add(r->f->ops, x, input(r, 12, HEADS * DIM, 1.0f));
     collect(r, x, HEADS * DIM, 0);
 }
 

@@ -1,20 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What moves or adds rows: copy, gather, scatter, add, and the embedding's lookup.
+ * What moves rows: copy, gather, scatter, and the embedding's lookup.
  */
 #include "common/tensor/cpu/quantise.h"
-
-lb_status LB_K(lb_cpu_add)(void *self, lb_tensor to, lb_tensor x)
-{
-    (void)self;
-    for (size_t r = 0; r < to.rows; r++) {
-        float *out = row_f32(to, r);
-        const float *in = row_f32(x, r);
-        for (size_t i = 0; i < to.cols; i++)
-            out[i] += in[i];
-    }
-    return LB_OK;
-}
 
 lb_status LB_K(lb_cpu_copy_rows)(void *self, lb_tensor to, lb_tensor from,
                                  const uint32_t *to_index, const uint32_t *from_index,

@@ -83,6 +83,11 @@ extern const lb_backend_table lb_cpu_table_avx512vnni;
 #define LB_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* For each group of a panel a tile asks for one line (half as much) of what is needed next: few rows
+ * would otherwise wait for memory at every new panel. */
+#define LB_AHEAD 64u
+#define LB_PREFETCH(p) __builtin_prefetch((p), 0, 2)
+
 static inline float *row_f32(lb_tensor t, size_t row)
 {
     return (float *)t.data + row * t.stride;
@@ -148,9 +153,10 @@ void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_
 /* The whole of some products with the same number of rows, on the pool. */
 void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *products, size_t count, size_t rows);
 /* One tile of integer panels: rows <= LB_TILE_ROWS from `row`, LB_TILE_VECTORS vectors from
- * `column`, into out[rows][LB_TILE_VECTORS * LB_LANES], rows ld apart. */
-void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column, float *out,
-                       size_t ld);
+ * `column`, into out[rows][LB_TILE_VECTORS * LB_LANES], rows ld apart; what is at `ahead` is read
+ * into the cache. */
+void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column,
+                       const char *ahead, float *out, size_t ld);
 
 lb_status LB_K(lb_cpu_weight_pack)(void *self, lb_weight *weight, const lb_row_source *source);
 lb_status LB_K(lb_cpu_embed)(void *self, lb_tensor out, const lb_weight *table,
@@ -166,7 +172,6 @@ lb_status LB_K(lb_cpu_rope)(void *self, lb_tensor x, size_t head_dim, lb_tensor 
                             const uint32_t *positions, bool inverse);
 lb_status LB_K(lb_cpu_swiglu)(void *self, lb_tensor out, lb_tensor gate, lb_tensor up);
 lb_status LB_K(lb_cpu_swiglu_backward)(void *self, const lb_tensor t[5]);
-lb_status LB_K(lb_cpu_add)(void *self, lb_tensor to, lb_tensor x);
 lb_status LB_K(lb_cpu_copy_rows)(void *self, lb_tensor to, lb_tensor from,
                                  const uint32_t *to_index, const uint32_t *from_index,
                                  size_t rows);

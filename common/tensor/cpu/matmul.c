@@ -31,7 +31,8 @@ static inline __attribute__((always_inline)) void step(const int rows, vf sum[RO
 
 static inline __attribute__((always_inline)) void tile(const int rows, const bool bf16,
                                                        const lb_product *p, const float *a,
-                                                       const char *panel, float *out, size_t ld)
+                                                       const char *panel, const char *ahead,
+                                                       float *out, size_t ld)
 {
     vf sum[ROWS][VECTORS], w[VECTORS];
     const size_t line = LB_PANEL * LB_GROUP_BYTES, lane = LB_LANES * LB_GROUP_BYTES;
@@ -42,13 +43,15 @@ static inline __attribute__((always_inline)) void tile(const int rows, const boo
         for (int v = 0; v < VECTORS; v++)
             sum[i][v] = vf_set(0.0f);
     }
-    for (; !bf16 && k < p->k; k++, panel += line) {
+    for (; !bf16 && k < p->k; k++, panel += line, ahead += LB_AHEAD) {
+        LB_PREFETCH(ahead);
         LB_UNROLL
         for (size_t v = 0; v < VECTORS; v++)
             w[v] = vf_load((const float *)(const void *)(panel + v * lane));
         step(rows, sum, a + k, p->lda, w);
     }
-    for (; bf16 && k < p->k; k += 2, panel += line) {
+    for (; bf16 && k < p->k; k += 2, panel += line, ahead += LB_AHEAD) {
+        LB_PREFETCH(ahead);
         LB_UNROLL
         for (size_t v = 0; v < VECTORS; v++)
             w[v] = vf_bf16_low((const float *)(const void *)(panel + v * lane));
@@ -93,13 +96,13 @@ static void finish(const lb_product *p, size_t row, size_t column, const float *
 #define TILE_CASE(count)                                                                         \
     case count:                                                                                  \
         if (p->stored == LB_BF16)                                                                \
-            tile(count, true, p, a, panel, out, ld);                                             \
+            tile(count, true, p, a, panel, ahead, out, ld);                                             \
         else                                                                                     \
-            tile(count, false, p, a, panel, out, ld);                                            \
+            tile(count, false, p, a, panel, ahead, out, ld);                                            \
         break;
 
-static void tile_float(const lb_product *p, size_t rows, size_t row, size_t column, float *out,
-                       size_t ld)
+static void tile_float(const lb_product *p, size_t rows, size_t row, size_t column,
+                       const char *ahead, float *out, size_t ld)
 {
     const float *a = p->a + row * p->lda;
     const char *panel = (const char *)p->panels +
@@ -113,7 +116,8 @@ static void tile_float(const lb_product *p, size_t rows, size_t row, size_t colu
 }
 
 /* One tile of `rows` (1 .. ROWS) rows and VECTORS * 16 columns from `column`. */
-static void tile_any(const lb_product *p, size_t rows, size_t row, size_t column)
+static void tile_any(const lb_product *p, size_t rows, size_t row, size_t column,
+                     const char *ahead)
 {
     float spare[ROWS * VECTORS * LB_LANES] __attribute__((aligned(64)));
     bool whole = column + VECTORS * LB_LANES <= p->n && !p->accumulate && !p->bias &&
@@ -121,13 +125,25 @@ static void tile_any(const lb_product *p, size_t rows, size_t row, size_t column
     float *out = whole ? p->c + row * p->ldc + column : spare;
     size_t ld = whole ? p->ldc : VECTORS * LB_LANES;
     if (lb_dtype_is_integer(p->stored))
-        LB_K(lb_tile_int)(p, rows, row, column, out, ld);
+        LB_K(lb_tile_int)(p, rows, row, column, ahead, out, ld);
     else
-        tile_float(p, rows, row, column, out, ld);
+        tile_float(p, rows, row, column, ahead, out, ld);
     for (size_t i = 0; !whole && i < rows; i++) {
         for (size_t v = 0; v < VECTORS; v++)
             finish(p, row + i, column + v * LB_LANES, out + (i * VECTORS + v) * LB_LANES);
     }
+}
+
+/* What the tile at `row` of a column of tiles asks the cache for: the first and the second tile a
+ * half each of the panel that comes next; the others of the one they are in, which is there. */
+static const char *ahead_of(const lb_product *p, size_t column, size_t row, size_t end)
+{
+    size_t next = column + VECTORS * LB_LANES, bytes = lb_panel_bytes(p->stored, p->depth);
+    const char *panels = p->panels;
+    if (next >= end || row > ROWS)
+        return panels + column / LB_PANEL * bytes;
+    size_t half = lb_panel_groups(p->stored, p->k) * LB_AHEAD;
+    return panels + next / LB_PANEL * bytes + (row == 0 ? 0 : half);
 }
 
 void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_t panel,
@@ -140,7 +156,7 @@ void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_
     for (size_t column = begin; column < end; column += width) {
         for (size_t row = 0; row < rows; row += ROWS) {
             size_t count = rows - row < ROWS ? rows - row : ROWS;
-            tile_any(p, count, first + row, column);
+            tile_any(p, count, first + row, column, ahead_of(p, column, row, end));
         }
     }
 }
@@ -223,6 +239,7 @@ lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_linear_out *outs
         products[i].c = outs[i].out.data;
         products[i].ldc = outs[i].out.stride;
         products[i].bias = outs[i].bias.data;
+        products[i].accumulate = outs[i].accumulate;
     }
     LB_K(lb_product_run)(self, products, count, x.rows);
     return LB_OK;

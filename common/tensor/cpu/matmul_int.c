@@ -12,7 +12,7 @@
 
 /* Where a tile reads, moved on from block to block. */
 typedef struct cursor {
-    const char *rows, *panel;
+    const char *rows, *panel, *ahead;
     const float *row_scale, *scale;
     const int32_t *sums;
 } cursor;
@@ -24,7 +24,7 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
 {
     vi sum[ROWS][VECTORS], w[VECTORS];
     const size_t line = LB_PANEL * LB_GROUP_BYTES, lane = LB_LANES * LB_GROUP_BYTES;
-    const char *panel = at->panel, *a = at->rows;
+    const char *panel = at->panel, *a = at->rows, *ahead = at->ahead;
     const size_t stride = p->q->stride, blocks = p->q->blocks;
     LB_UNROLL
     for (int i = 0; i < rows; i++) {
@@ -32,7 +32,8 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
         for (size_t v = 0; v < VECTORS; v++)
             sum[i][v] = eight ? vi_load(at->sums + v * LB_LANES) : vi_zero();
     }
-    for (size_t g = 0; g < groups; g++, panel += line, a += LB_GROUP_BYTES) {
+    for (size_t g = 0; g < groups; g++, panel += line, a += LB_GROUP_BYTES, ahead += LB_AHEAD) {
+        LB_PREFETCH(ahead);
         LB_UNROLL
         for (size_t v = 0; v < VECTORS; v++)
             w[v] = vi_load(panel + v * lane);
@@ -65,8 +66,8 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
             block(count, false, p, &at, groups, b == 0, out, ld);                                \
         break;
 
-void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column, float *out,
-                       size_t ld)
+void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column,
+                       const char *ahead, float *out, size_t ld)
 {
     const size_t size = lb_dtype_size(p->stored), blocks = p->q->blocks;
     const size_t panel = column / LB_PANEL, lane = column % LB_PANEL;
@@ -75,6 +76,7 @@ void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t colu
         .rows = p->q->rows + row * p->q->stride,
         .panel = (const char *)p->panels + panel * lb_panel_bytes(p->stored, p->depth) +
                  lane * LB_GROUP_BYTES,
+        .ahead = ahead,
         .row_scale = p->q->scales + row * blocks,
         .scale = p->scales + panel * blocks * LB_PANEL + lane,
         .sums = p->stored == LB_INT8 ? p->sums + panel * blocks * LB_PANEL + lane : NULL,
@@ -89,6 +91,7 @@ void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t colu
         }
         groups_left -= groups;
         at.rows += groups * LB_GROUP_BYTES;
+        at.ahead += groups * LB_AHEAD;
         at.panel += groups * LB_PANEL * LB_GROUP_BYTES;
         at.row_scale++;
         at.scale += LB_PANEL;

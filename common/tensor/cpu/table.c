@@ -20,7 +20,6 @@ const lb_backend_table LB_K(lb_cpu_table) = {
     .rope = LB_K(lb_cpu_rope),
     .swiglu = LB_K(lb_cpu_swiglu),
     .swiglu_backward = LB_K(lb_cpu_swiglu_backward),
-    .add = LB_K(lb_cpu_add),
     .copy_rows = LB_K(lb_cpu_copy_rows),
     .gemm = LB_K(lb_cpu_gemm),
     .kv_write = LB_K(lb_cpu_kv_write),
