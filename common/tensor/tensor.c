@@ -4,13 +4,6 @@
 #include <assert.h>
 #include <string.h>
 
-size_t lb_dtype_size(lb_dtype dtype)
-{
-    static const size_t sizes[] = {[LB_F32] = 4, [LB_BF16] = 2, [LB_I32] = 4, [LB_INT16] = 2,
-                                   [LB_INT8] = 1};
-    return sizes[dtype];
-}
-
 static const struct {
     const char *name;
     lb_dtype dtype;

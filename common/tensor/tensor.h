@@ -24,7 +24,10 @@ typedef enum lb_dtype { LB_F32, LB_BF16, LB_I32, LB_INT16, LB_INT8 } lb_dtype;
 
 #define LB_QUANT_BLOCK 128u
 
-size_t lb_dtype_size(lb_dtype dtype);
+static inline size_t lb_dtype_size(lb_dtype dtype)
+{
+    return dtype == LB_INT8 ? 1 : dtype == LB_BF16 || dtype == LB_INT16 ? 2 : 4;
+}
 /* Whether weights are stored as integers; they have no backward. */
 static inline bool lb_dtype_is_integer(lb_dtype dtype)
 {

@@ -21,8 +21,10 @@ target_compile_options(lb_flags INTERFACE
   -Wformat=2 -Wimplicit-fallthrough -Wconversion -Wno-sign-conversion
   -fstack-protector-strong -fstack-clash-protection -fvisibility=hidden -fno-common)
 if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
+  # Locals start as zeros, but not in targets with LB_KERNELS: their tiles are arrays that are
+  # written first, and clearing them at each call costs.
   target_compile_options(lb_flags INTERFACE -Walloca -Wlogical-op -Wduplicated-cond
-                         -ftrivial-auto-var-init=zero)
+                         $<$<NOT:$<BOOL:$<TARGET_PROPERTY:LB_KERNELS>>>:-ftrivial-auto-var-init=zero>)
 endif()
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64")
   target_compile_options(lb_flags INTERFACE -fcf-protection=full)
