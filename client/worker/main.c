@@ -55,10 +55,10 @@ static lb_status check(const char *dtype, const char *level, lb_worker_config *c
     if (config->model_count == 0)
         return lb_fail(err, LB_EINVAL, "model", "--model NAME=DIR is required");
     if (!lb_dtype_parse(dtype, &config->dtype))
-        return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is neither f32 nor bf16", dtype);
-    if (lb_dtype_is_integer(config->dtype))
-        return lb_fail(err, LB_EUNSUPPORTED, "dtype", "%s has no backward; take f32 or bf16",
-                       dtype);
+        return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is none of f32, bf16, fast", dtype);
+    if (config->dtype == LB_INT8)
+        return lb_fail(err, LB_EUNSUPPORTED, "dtype",
+                       "int8 has no backward; take f32, bf16 or fast");
     if (!lb_log_level_parse(level, least))
         return lb_fail(err, LB_EINVAL, "log-level", "'%.20s' is none of debug, info, warn, error",
                        level);
@@ -107,7 +107,7 @@ int main(int argc, char **argv)
          .help = "ask this teacher instead of the job's"},
         {.name = "threads", .type = LB_OPT_U32, .out = &config.threads, .max = THREADS_MAX,
          .value = "N", .help = "threads of the model, 0: all this process may use"},
-        {.name = "dtype", .type = LB_OPT_STRING, .out = &dtype, .value = "f32|bf16",
+        {.name = "dtype", .type = LB_OPT_STRING, .out = &dtype, .value = "f32|bf16|fast",
          .help = "storage of the weights"},
         {.name = "activation-mb", .type = LB_OPT_U64, .out = &config.activation_mb,
          .max = ACTIVATION_MB_MAX, .value = "N",

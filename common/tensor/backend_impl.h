@@ -23,9 +23,10 @@ struct lb_weight {
     size_t n, k;
     unsigned flags;
     void *forward;     /* panels of [n, k]: products x W^T, and lb_embed */
+    float *scales;     /* of its integers: [n / P][blocks of k][P] */
+    int32_t *sums;     /* of its 8-bit integers, same shape: -128 times the sum of the block */
     void *backward;    /* panels of [k, n]: products dy W */
-    float *scales;     /* of integers: [n / P][blocks of k][P] */
-    int32_t *sums;     /* of 8-bit integers, same shape: -128 times the sum of the block */
+    float *backward_scales;    /* of its integers: [k / P][blocks of n][P] */
     size_t bytes;
     const lb_backend *backend;
 };
@@ -45,6 +46,23 @@ static inline size_t lb_panel_bytes(lb_dtype stored, size_t depth)
 static inline size_t lb_quant_blocks(size_t k)
 {
     return (k + LB_QUANT_BLOCK - 1) / LB_QUANT_BLOCK;
+}
+
+/* Bytes of a packing of [n, k]; zeros unless it is wanted. */
+typedef struct lb_packing_sizes {
+    size_t panels, scales, sums;
+} lb_packing_sizes;
+
+static inline lb_packing_sizes lb_packing_bytes(size_t n, size_t k, lb_dtype stored, bool wanted)
+{
+    size_t panels = (n + LB_PANEL - 1) / LB_PANEL, blocks = panels * lb_quant_blocks(k) * LB_PANEL;
+    if (!wanted)
+        return (lb_packing_sizes){0};
+    return (lb_packing_sizes){
+        .panels = panels * lb_panel_bytes(stored, k),
+        .scales = lb_dtype_is_integer(stored) ? blocks * sizeof(float) : 0,
+        .sums = stored == LB_INT8 ? blocks * sizeof(int32_t) : 0,
+    };
 }
 
 /* The three f32 products differ in how A and B are read. */

@@ -227,7 +227,7 @@ lb_status lb_weight_pack(lb_backend *backend, size_t n, size_t k, const lb_row_s
         return lb_fail(err, LB_EINVAL, NULL, "%zu x %zu is no shape for a weight", n, k);
     if (stored == LB_I32)
         return lb_fail(err, LB_EINVAL, "dtype", "weights are f32, bf16, fast or int8");
-    if (lb_dtype_is_integer(stored) && (flags & LB_WEIGHT_BACKWARD))
+    if (stored == LB_INT8 && (flags & LB_WEIGHT_BACKWARD))
         return lb_fail(err, LB_EUNSUPPORTED, "dtype", "weights in %s have no backward",
                        lb_dtype_name(stored));
     lb_weight *w = calloc(1, sizeof *w);
@@ -300,17 +300,9 @@ size_t lb_weight_bytes(const lb_weight *weight)
 
 size_t lb_weight_packed_bytes(size_t n, size_t k, lb_dtype stored, unsigned flags)
 {
-    size_t panels = (n + LB_PANEL - 1) / LB_PANEL, scales = lb_quant_blocks(k) * LB_PANEL;
-    size_t bytes = 0;
-    if (flags & LB_WEIGHT_FORWARD)
-        bytes += panels * lb_panel_bytes(stored, k);
-    if (flags & LB_WEIGHT_BACKWARD)
-        bytes += (k + LB_PANEL - 1) / LB_PANEL * lb_panel_bytes(stored, n);
-    if (lb_dtype_is_integer(stored))
-        bytes += panels * scales * sizeof(float);
-    if (stored == LB_INT8)
-        bytes += panels * scales * sizeof(int32_t);
-    return bytes;
+    lb_packing_sizes forward = lb_packing_bytes(n, k, stored, flags & LB_WEIGHT_FORWARD);
+    lb_packing_sizes backward = lb_packing_bytes(k, n, stored, flags & LB_WEIGHT_BACKWARD);
+    return forward.panels + forward.scales + forward.sums + backward.panels + backward.scales;
 }
 
 /* ---- forward ---- */

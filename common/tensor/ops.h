@@ -78,7 +78,8 @@ void lb_copy_out(lb_ops *ops, lb_tensor from, void *host);
 
 typedef enum lb_weight_flags {
     LB_WEIGHT_FORWARD = 1,   /* lb_linear, lb_head, lb_embed */
-    LB_WEIGHT_BACKWARD = 2,  /* lb_linear_backward; a second packing, of f32 and bf16 only */
+    LB_WEIGHT_BACKWARD = 2,  /* lb_linear_backward, lb_head_backward; a second packing, not of
+                                LB_INT8 */
 } lb_weight_flags;
 
 /* Where a weight's values come from: read writes rows [first, first + count) of [N, K] to out in
@@ -89,7 +90,8 @@ typedef struct lb_row_source {
 } lb_row_source;
 
 /* Packs [n, k] as `stored`: LB_F32, or rounded to nearest even LB_BF16, LB_INT16 (12 bits and sign)
- * or LB_INT8, the integers with a scale for each LB_QUANT_BLOCK columns of a row. */
+ * or LB_INT8, the integers with a scale for each LB_QUANT_BLOCK columns of a row. The integers of
+ * the backward are rounded from the source too, in blocks of a column. */
 LB_NODISCARD lb_status lb_weight_pack(lb_backend *backend, size_t n, size_t k,
                                       const lb_row_source *source, lb_dtype stored,
                                       unsigned flags, lb_weight **out, lb_err *err);

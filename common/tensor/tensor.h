@@ -19,7 +19,8 @@
 #include <stdint.h>
 
 /* LB_INT16 and LB_INT8 are for weights only: integers with an f32 scale for each LB_QUANT_BLOCK
- * inputs of an output, multiplied with activations that are quantised alike (docs/NUMERICS.md). */
+ * inputs of an output, multiplied with activations that are quantised alike (docs/NUMERICS.md).
+ * LB_INT8 has no backward. */
 typedef enum lb_dtype { LB_F32, LB_BF16, LB_I32, LB_INT16, LB_INT8 } lb_dtype;
 
 #define LB_QUANT_BLOCK 128u
@@ -28,7 +29,7 @@ static inline size_t lb_dtype_size(lb_dtype dtype)
 {
     return dtype == LB_INT8 ? 1 : dtype == LB_BF16 || dtype == LB_INT16 ? 2 : 4;
 }
-/* Whether weights are stored as integers; they have no backward. */
+/* Whether weights are stored as integers. */
 static inline bool lb_dtype_is_integer(lb_dtype dtype)
 {
     return dtype == LB_INT16 || dtype == LB_INT8;

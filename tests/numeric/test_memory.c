@@ -244,7 +244,7 @@ static void check_prediction(const char *dir, lb_model_options options, uint32_t
     assert_int_equal(lb_model_estimate_memory(&config, &options, tokens, &e, NULL), LB_OK);
     measured m = measure_apart(dir, &options, tokens);
     printf("%s, %s, T %u: %zu KiB predicted, %zu resident\n",
-           options.dtype == LB_F32 ? "f32" : "bf16", options.trainable ? "trainable" : "frozen",
+           lb_dtype_name(options.dtype), options.trainable ? "trainable" : "frozen",
            tokens, e.total_resident / 1024, m.resident_kib);
     assert_int_equal(e.weights, m.weights);
     assert_true(m.peak <= e.kv_and_scratch && (tokens < 2 || m.peak > e.kv_and_scratch / 8));
@@ -265,6 +265,7 @@ static void test_predicts_the_resident_size(void **state)
         lb_model_options options = {.dtype = i & 1 ? LB_BF16 : LB_F32, .trainable = i & 2};
         check_prediction(dir, options, tokens[i % 2], true);
     }
+    check_prediction(dir, (lb_model_options){.dtype = LB_INT16, .trainable = true}, 1000, true);
     lb_model_options options = {.dtype = LB_F32, .max_tokens = 512};
     check_prediction(dir, options, SANITIZED ? 600 : TOKENS, true);
     remove_model(dir);
@@ -277,8 +278,9 @@ static void test_predicts_the_weights_of_every_family(void **state)
                                        "tests/golden/llama3-tiny", "tests/golden/qwen2-tiny"};
     (void)state;
     for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
-        for (unsigned k = 0; k < 4; k++) {
-            lb_model_options options = {.dtype = k & 1 ? LB_BF16 : LB_F32, .trainable = k & 2};
+        for (unsigned k = 0; k < 6; k++) {
+            static const lb_dtype dtypes[] = {LB_F32, LB_BF16, LB_INT16};
+            lb_model_options options = {.dtype = dtypes[k % 3], .trainable = k >= 3};
             check_prediction(dirs[i], options, k == 0 ? 1 : 100, false);
         }
     }

@@ -72,6 +72,40 @@ static errors check_product(fixture *f, size_t m, size_t k, size_t n, lb_dtype s
     return e;
 }
 
+/* dy[m, n] W against what was meant; the blocks of W are now those of its columns. */
+static errors check_backward(fixture *f, size_t m, size_t n, size_t k, bool add)
+{
+    errors e = {0};
+    float *dy = matrix(5, 0, m, n, 1.0f), *w = matrix(6, 0, n, k, 1.0f), *column = floats(n);
+    float *old = matrix(7, 0, m, k, 1.0f);
+    lb_weight *weight = pack_weight(f, w, n, k, LB_INT16, ALL_PACKINGS);
+    lb_tensor dx = upload_strided(f, old, m, k);
+    lb_linear_backward(f->ops, dx, upload_strided(f, dy, m, n), weight, add);
+    float *got = download(f, dx);
+    assert_true(lb_weight_bytes(weight) == lb_weight_packed_bytes(n, k, LB_INT16, ALL_PACKINGS));
+    for (size_t j = 0; j < k; j++) {
+        for (size_t d = 0; d < n; d++)
+            column[d] = w[d * k + j];
+        for (size_t i = 0; i < m; i++) {
+            double meant = 0.0, before = add ? (double)old[i * k + j] : 0.0;
+            for (size_t d = 0; d < n; d++)
+                meant += (double)dy[i * n + d] * (double)column[d];
+            assert_close(got[i * k + j], meant + before,
+                         bound(dy + i * n, column, n, LB_INT16) + ROUNDING * fabs(before));
+            e.square += (got[i * k + j] - meant - before) * (got[i * k + j] - meant - before);
+            e.meant += meant * meant;
+        }
+    }
+    lb_weight_free(weight);
+    free(got);
+    free(old);
+    free(column);
+    free(w);
+    free(dy);
+    lb_ops_reset(f->ops);
+    return e;
+}
+
 static double relative(errors e)
 {
     return sqrt(e.square / e.meant);
@@ -99,6 +133,28 @@ static void test_integer_products(void **state)
     bytes = relative(check_product(&f, 30, 1024, 70, LB_INT8, 1000.0f));
     print_message("with an outlier: fast %.2g, int8 %.2g\n", fast, bytes);
     assert_true(fast < 4e-4 && bytes < 1.2e-2);
+    fixture_close(&f);
+}
+
+static void test_backward(void **state)
+{
+    (void)state;
+    static const size_t sizes[][3] = {{1, 1, 1}, {3, 2, 31}, {13, 127, 40}, {2, 128, 65},
+                                      {25, 129, 7}, {30, 576, 70}, {12, 1030, 32}};
+    fixture f;
+    lb_weight *weight = NULL;
+    float *w = matrix(8, 0, 3, 4, 1.0f);
+    assert_true(fixture_open(&f, 2, NULL));
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        check_backward(&f, sizes[i][0], sizes[i][1], sizes[i][2], i % 2);
+    double fast = relative(check_backward(&f, 30, 1024, 70, false));
+    print_message("relative rms error: %.2g\n", fast);
+    assert_true(fast > 0.0 && fast < 4e-4);
+    lb_err err = {0};
+    assert_int_equal(lb_weight_create(f.backend, 3, 4, w, LB_F32, LB_INT8, ALL_PACKINGS, &weight,
+                                      &err), LB_EUNSUPPORTED);
+    assert_string_equal(err.field, "dtype");
+    free(w);
     fixture_close(&f);
 }
 
@@ -224,6 +280,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_integer_products),
+        cmocka_unit_test(test_backward),
         cmocka_unit_test(test_sums_do_not_wrap),
         cmocka_unit_test(test_odd_values),
         cmocka_unit_test(test_embedding_of_integers),

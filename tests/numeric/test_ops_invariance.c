@@ -81,6 +81,15 @@ static void linear_int(const run *r, lb_dtype stored)
     lb_weight_free(v);
 }
 static void run_linear_fast(const run *r) { linear_int(r, LB_INT16); }
+static void run_linear_backward_fast(const run *r)
+{
+    enum { N = 301, K = 97 };
+    lb_weight *w = weight_of(r, N, K, LB_INT16);
+    lb_tensor dx = input(r, 2, K, 1.0f);
+    lb_linear_backward(r->f->ops, dx, input(r, 3, N, 1.0f), w, true);
+    collect(r, dx, K, 0);
+    lb_weight_free(w);
+}
 static void run_linear_int8(const run *r) { linear_int(r, LB_INT8); }
 
 /* Large enough for the pool to share it out, with rows 4 KiB apart. */
@@ -209,7 +218,7 @@ static void run_attention_backward(const run *r)
     }
 }
 
-static void run_head(const run *r)
+static void head_as(const run *r, lb_dtype stored)
 {
     /* Three ranges of the head's vocabulary, the last not whole. */
     enum { D = 37, VOCAB = 8300, K = 5, WIDTH = 4 + 2 * K + D + 2 };
@@ -221,7 +230,7 @@ static void run_head(const run *r)
         grad[i] = (r->first + i) % 4 == 0 ? 0.0f : noise(21, r->first + i, 0, 1.0f);
         uniform[i] = noise(22, r->first + i, 0, 0.5f) + 0.5f;
     }
-    lb_weight *w = weight_of(r, VOCAB, D, LB_BF16);
+    lb_weight *w = weight_of(r, VOCAB, D, stored);
     lb_tensor h = input(r, 23, D, 1.0f), dh = blank(r->f, r->rows, D);
     const lb_head_out out = {logprob, lse, entropy, top_logprob, rank, top_id, K};
     const lb_sample_params params = {0.8f, 0.9f, 300};
@@ -245,6 +254,9 @@ static void run_head(const run *r)
     lb_weight_free(w);
 }
 
+static void run_head_bf16(const run *r) { head_as(r, LB_BF16); }
+static void run_head_fast(const run *r) { head_as(r, LB_INT16); }
+
 static const struct {
     const char *name;
     size_t width;
@@ -253,15 +265,17 @@ static const struct {
     {"linear f32", 97 + 130, run_linear_f32},
     {"linear bf16", 97 + 130, run_linear_bf16},
     {"linear fast", 97 + 40, run_linear_fast},
+    {"linear backward fast", 97, run_linear_backward_fast},
     {"linear int8", 97 + 40, run_linear_int8},
     {"linear large", 160, run_linear_large},
     {"rmsnorm", 260, run_norm},
     {"swiglu", 210, run_swiglu},
-    {"rope, gather, scatter, add", 102, run_rope_and_moves},
+    {"rope, gather, scatter", 102, run_rope_and_moves},
     {"gemm", 150, run_gemm},
     {"attention", 144, run_attention},
     {"attention backward", 5 * 80, run_attention_backward},
-    {"head", 53, run_head},
+    {"head bf16", 53, run_head_bf16},
+    {"head fast", 53, run_head_fast},
 };
 
 static const size_t sizes[] = {1, 2, 5, 12, 13, 37, 64};

@@ -69,6 +69,7 @@ void lb_cpu_weight_drop(void *self, lb_weight *w)
     free(w->backward);
     free(w->scales);
     free(w->sums);
+    free(w->backward_scales);
 }
 
 lb_status lb_cpu_alloc(void *self, size_t bytes, void **out)

@@ -110,6 +110,19 @@ static inline lb_quantised lb_quantised_from(const lb_quantised *q, size_t first
                           q->blocks};
 }
 
+/* Rows of x as integers on this thread: row r at rows + r * stride, whole vectors, and its scales
+ * at scales[r * blocks]. */
+void LB_K(lb_quantise_part)(lb_dtype stored, lb_tensor x, char *rows, size_t stride,
+                            float *scales);
+/* Bytes between rows: a multiple of a line and none of 4 KiB, so that the rows of a tile stand in
+ * different sets of the cache. */
+static inline size_t lb_quantise_stride(lb_dtype stored, size_t cols)
+{
+    size_t padded = (cols + LB_LANES - 1) / LB_LANES * LB_LANES;
+    size_t stride = (padded * lb_dtype_size(stored) + 127) / 64 * 64;
+    return stride % 1024 == 0 ? stride + 64 : stride;
+}
+
 /* Makes the rows of x what a product with weights stored as `stored` reads; they live until the
  * next call. For f32 and bf16 that is x itself, and *out is empty. */
 LB_NODISCARD lb_status LB_K(lb_quantise_rows)(lb_cpu *cpu, lb_dtype stored, lb_tensor x,
@@ -144,6 +157,18 @@ static inline lb_product lb_product_with(const lb_weight *w, size_t first, size_
         .scales = w->scales ? w->scales + scales : NULL,
         .sums = w->sums ? w->sums + scales : NULL,
         .stored = w->stored, .k = w->k, .n = n, .depth = w->k, .alpha = 1.0f,
+    };
+}
+
+/* The product of `n` columns of dy with rows [first, first + n) of a weight, first a multiple of
+ * LB_QUANT_BLOCK: a part of dy W. */
+static inline lb_product lb_product_back(const lb_weight *w, size_t first, size_t n)
+{
+    size_t groups = lb_panel_groups(w->stored, first), block = first / LB_QUANT_BLOCK;
+    return (lb_product){
+        .panels = (const char *)w->backward + groups * LB_PANEL * LB_GROUP_BYTES,
+        .scales = w->backward_scales ? w->backward_scales + block * LB_PANEL : NULL,
+        .stored = w->stored, .k = n, .n = w->k, .depth = w->n, .alpha = 1.0f,
     };
 }
 

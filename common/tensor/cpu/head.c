@@ -171,20 +171,32 @@ lb_status LB_K(lb_cpu_head)(void *self, lb_tensor h, const lb_weight *w, const u
 
 /* ---- backward ---- */
 
+/* With no more rows than this, tasks take ranges of the vocabulary instead of rows. */
+#define GRAD_FEW 64u
+
 typedef struct head_grad_job {
     lb_cpu *cpu;
-    lb_tensor dh, h;
+    lb_tensor dh;
+    head_rows h;               /* the rows with a gradient, one after the other */
     const lb_weight *w;
-    const uint32_t *targets, *rows;    /* rows: those with a gradient */
+    const uint32_t *targets, *rows;    /* rows: where those rows are in dh */
     const float *lse, *grad;
-    size_t count, rows_per_task;
+    float *parts;              /* [ranges][rows, K] where tasks take ranges, else NULL */
+    head_plan plan;
 } head_grad_job;
 
-/* Rows of a task: enough tasks for every thread, blocks as large as that allows. */
-static size_t rows_per_task(const lb_cpu *cpu, size_t rows)
+/* Rows or ranges of a task: enough tasks for every thread, and blocks of rows as large as that
+ * allows, for each of them reads the whole vocabulary. */
+static head_plan grad_share(const lb_cpu *cpu, size_t rows, size_t vocab)
 {
     size_t threads = lb_pool_threads(cpu->pool), share = (rows + threads - 1) / threads;
-    return share < 1 ? 1 : share > HEAD_ROWS ? HEAD_ROWS : share;
+    head_plan plan = {.rows = rows, .ranges = (vocab + HEAD_RANGE - 1) / HEAD_RANGE};
+    bool few = rows <= GRAD_FEW && share < LB_TILE_ROWS;
+    plan.rows_per_task = few ? rows : share > HEAD_ROWS ? HEAD_ROWS : share;
+    plan.row_tasks = (rows + plan.rows_per_task - 1) / plan.rows_per_task;
+    plan.ranges_per_task = few ? 1 : plan.ranges;
+    plan.range_tasks = few ? plan.ranges : 1;
+    return plan;
 }
 
 /* logits -> g (1[v = target] - softmax_v) in place. */
@@ -203,59 +215,137 @@ static void to_logit_gradient(float *logits, size_t width, size_t first, uint32_
         logits[target - first] += grad;
 }
 
+/* A thread's buffers for a tile of the vocabulary, and for a range's part of dh. */
+typedef struct grad_room {
+    float *tile, *scales, *part;
+    char *quantised;
+} grad_room;
+
+#define GRAD_STRIDE (HEAD_TILE * sizeof(int16_t) + 64)
+#define GRAD_TILE_FLOATS (HEAD_ROWS * (HEAD_TILE + HEAD_TILE / LB_QUANT_BLOCK))
+
+static size_t grad_room_bytes(size_t k)
+{
+    return (GRAD_TILE_FLOATS + HEAD_ROWS * k) * sizeof(float) + HEAD_ROWS * GRAD_STRIDE;
+}
+
+static grad_room grad_room_of(void *memory)
+{
+    float *tile = memory, *scales = tile + HEAD_ROWS * HEAD_TILE;
+    char *quantised = (char *)(tile + GRAD_TILE_FLOATS);
+    return (grad_room){tile, scales, (float *)(void *)(quantised + HEAD_ROWS * GRAD_STRIDE),
+                       quantised};
+}
+
+/* part[rows, K] = what the ids of one range give to dh. */
+static void grad_range(const head_grad_job *job, const grad_room *room, size_t first, size_t rows,
+                       size_t range, float *part)
+{
+    const lb_weight *w = job->w;
+    size_t begin = range * HEAD_RANGE, end = w->n - begin < HEAD_RANGE ? w->n : begin + HEAD_RANGE;
+    memset(part, 0, rows * w->k * sizeof *part);
+    for (size_t v = begin; v < end; v += HEAD_TILE) {
+        size_t width = head_tile_width(w->n, v);
+        head_logits(w, &job->h, first, rows, v, width, room->tile, HEAD_TILE);
+        for (size_t r = 0; r < rows; r++) {
+            uint32_t row = job->rows[first + r];
+            to_logit_gradient(room->tile + r * HEAD_TILE, width, v, job->targets[row],
+                              job->lse[row], job->grad[row]);
+        }
+        const lb_quantised q = {room->quantised, GRAD_STRIDE, room->scales,
+                                lb_quant_blocks(width)};
+        if (lb_dtype_is_integer(w->stored))
+            LB_K(lb_quantise_part)(w->stored,
+                                   (lb_tensor){LB_F32, rows, width, HEAD_TILE, room->tile},
+                                   room->quantised, GRAD_STRIDE, room->scales);
+        lb_product p = lb_product_back(w, v, width);
+        p.a = room->tile;
+        p.lda = HEAD_TILE;
+        p.q = &q;
+        p.c = part;
+        p.ldc = w->k;
+        p.accumulate = true;
+        LB_K(lb_product_part)(&p, 0, rows, 0, (w->k + LB_PANEL - 1) / LB_PANEL);
+    }
+}
+
+/* dh = the parts of the ranges, added in their order. */
+static void add_part(const head_grad_job *job, size_t row, size_t range, const float *part)
+{
+    float *out = row_f32(job->dh, job->rows[row]);
+    if (range == 0)
+        memcpy(out, part, job->w->k * sizeof *out);
+    for (size_t i = 0; range > 0 && i < job->w->k; i++)
+        out[i] += part[i];
+}
+
 static void head_grad_task(void *arg, size_t index, size_t thread)
 {
     const head_grad_job *job = arg;
-    const lb_weight *w = job->w;
-    float *tile = job->cpu->scratch[thread];
-    float *h = tile + HEAD_ROWS * HEAD_TILE, *dh = h + HEAD_ROWS * w->k;
-    size_t first = index * job->rows_per_task;
-    size_t rows = job->count - first < job->rows_per_task ? job->count - first
-                                                          : job->rows_per_task;
-    for (size_t r = 0; r < rows; r++)
-        memcpy(h + r * w->k, row_f32(job->h, job->rows[first + r]), w->k * sizeof *h);
-    memset(dh, 0, rows * w->k * sizeof *dh);
-    for (size_t v = 0; v < w->n; v += HEAD_TILE) {
-        size_t width = head_tile_width(w->n, v);
-        const head_rows block = {.h = {LB_F32, rows, w->k, w->k, h}};
-        head_logits(w, &block, 0, rows, v, width, tile, HEAD_TILE);
-        for (size_t r = 0; r < rows; r++) {
-            uint32_t row = job->rows[first + r];
-            to_logit_gradient(tile + r * HEAD_TILE, width, v, job->targets[row], job->lse[row],
-                              job->grad[row]);
-        }
-        size_t offset = v * LB_PANEL * lb_dtype_size(w->stored);
-        const lb_product p = {.a = tile, .lda = HEAD_TILE,
-                              .panels = (const char *)w->backward + offset, .stored = w->stored,
-                              .c = dh, .ldc = w->k, .k = width, .n = w->k, .depth = w->n,
-                              .alpha = 1.0f, .accumulate = true};
-        LB_K(lb_product_part)(&p, 0, rows, 0, (w->k + LB_PANEL - 1) / LB_PANEL);
+    const head_plan *plan = &job->plan;
+    size_t k = job->w->k, first = index % plan->row_tasks * plan->rows_per_task;
+    size_t left = plan->rows - first, range = index / plan->row_tasks * plan->ranges_per_task;
+    size_t rows = left < plan->rows_per_task ? left : plan->rows_per_task;
+    grad_room room = grad_room_of(job->cpu->scratch[thread]);
+    if (job->parts) {
+        grad_range(job, &room, first, rows, range, job->parts + (range * plan->rows + first) * k);
+        return;
     }
-    for (size_t r = 0; r < rows; r++)
-        memcpy(row_f32(job->dh, job->rows[first + r]), dh + r * w->k, w->k * sizeof *dh);
+    for (; range < plan->ranges; range++) {
+        grad_range(job, &room, first, rows, range, room.part);
+        for (size_t r = 0; r < rows; r++)
+            add_part(job, first + r, range, room.part + r * k);
+    }
+}
+
+static void merge_task(void *arg, size_t index, size_t thread)
+{
+    const head_grad_job *job = arg;
+    (void)thread;
+    for (size_t range = 0; range < job->plan.ranges; range++)
+        add_part(job, index, range, job->parts + (range * job->plan.rows + index) * job->w->k);
+}
+
+/* Rows without a gradient are set to 0 in dh; the others are listed. */
+static size_t list_rows(lb_tensor dh, const float *grad, uint32_t *rows)
+{
+    size_t count = 0;
+    for (size_t r = 0; r < dh.rows; r++) {
+        if (grad[r] == 0.0f)
+            memset(row_f32(dh, r), 0, dh.cols * sizeof(float));
+        else
+            rows[count++] = (uint32_t)r;
+    }
+    return count;
 }
 
 lb_status LB_K(lb_cpu_head_backward)(void *self, lb_tensor dh, lb_tensor h, const lb_weight *w,
                                      const uint32_t *targets, const float *lse, const float *grad)
 {
     lb_cpu *cpu = self;
-    size_t floats = HEAD_ROWS * HEAD_TILE + 2 * HEAD_ROWS * w->k;
-    lb_status status = lb_cpu_scratch(cpu, floats * sizeof(float));
+    size_t most = h.rows < GRAD_FEW ? h.rows : GRAD_FEW;
+    size_t parts = most * ((w->n + HEAD_RANGE - 1) / HEAD_RANGE) * w->k;
+    lb_status status = lb_cpu_scratch(cpu, grad_room_bytes(w->k));
     if (status == LB_OK)
-        status = lb_cpu_shared(cpu, h.rows * sizeof(uint32_t));
+        status = lb_cpu_shared(cpu, (parts + h.rows * (w->k + 1)) * sizeof(float));
     if (status != LB_OK)
         return status;
-    uint32_t *rows = cpu->shared;
-    size_t count = 0;
-    for (size_t r = 0; r < h.rows; r++) {
-        if (grad[r] == 0.0f)
-            memset(row_f32(dh, r), 0, dh.cols * sizeof(float));
-        else
-            rows[count++] = (uint32_t)r;
-    }
-    head_grad_job job = {cpu, dh, h, w, targets, rows, lse, grad, count,
-                         rows_per_task(cpu, count)};
-    lb_pool_run(cpu->pool, (count + job.rows_per_task - 1) / job.rows_per_task, head_grad_task,
-                &job);
+    float *part = cpu->shared, *gathered = part + parts;
+    uint32_t *rows = (uint32_t *)(void *)(gathered + h.rows * w->k);
+    size_t count = list_rows(dh, grad, rows);
+    if (count == 0)
+        return LB_OK;
+    for (size_t r = 0; r < count; r++)
+        memcpy(gathered + r * w->k, row_f32(h, rows[r]), w->k * sizeof *gathered);
+    head_grad_job job = {.cpu = cpu, .dh = dh, .h.h = {LB_F32, count, w->k, w->k, gathered},
+                         .w = w, .targets = targets, .rows = rows, .lse = lse, .grad = grad,
+                         .plan = grad_share(cpu, count, w->n)};
+    job.parts = job.plan.range_tasks > 1 ? part : NULL;
+    status = LB_K(lb_quantise_rows)(cpu, w->stored, job.h.h, &job.h.q);
+    if (status != LB_OK)
+        return status;
+    lb_pool_run(cpu->pool, job.plan.row_tasks * job.plan.range_tasks, head_grad_task, &job);
+    if (job.parts)
+        lb_pool_run(cpu->pool, count, merge_task, &job);
     return LB_OK;
 }

@@ -248,9 +248,17 @@ lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_linear_out *outs
 lb_status LB_K(lb_cpu_linear_backward)(void *self, lb_tensor dx, lb_tensor dy, const lb_weight *w,
                                        bool accumulate)
 {
-    const lb_product p = {.a = dy.data, .lda = dy.stride, .panels = w->backward,
-                          .stored = w->stored, .c = dx.data, .ldc = dx.stride, .k = w->n,
-                          .n = w->k, .depth = w->n, .alpha = 1.0f, .accumulate = accumulate};
+    lb_quantised q;
+    lb_status status = LB_K(lb_quantise_rows)(self, w->stored, dy, &q);
+    if (status != LB_OK)
+        return status;
+    lb_product p = lb_product_back(w, 0, w->n);
+    p.a = dy.data;
+    p.lda = dy.stride;
+    p.q = &q;
+    p.c = dx.data;
+    p.ldc = dx.stride;
+    p.accumulate = accumulate;
     LB_K(lb_product_run)(self, &p, 1, dy.rows);
     return LB_OK;
 }

@@ -70,6 +70,7 @@ void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t colu
                        const char *ahead, float *out, size_t ld)
 {
     const size_t size = lb_dtype_size(p->stored), blocks = p->q->blocks;
+    const size_t scales = column / LB_PANEL * lb_quant_blocks(p->depth) * LB_PANEL;
     const size_t panel = column / LB_PANEL, lane = column % LB_PANEL;
     size_t groups_left = lb_panel_groups(p->stored, p->k);
     cursor at = {
@@ -78,8 +79,8 @@ void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t colu
                  lane * LB_GROUP_BYTES,
         .ahead = ahead,
         .row_scale = p->q->scales + row * blocks,
-        .scale = p->scales + panel * blocks * LB_PANEL + lane,
-        .sums = p->stored == LB_INT8 ? p->sums + panel * blocks * LB_PANEL + lane : NULL,
+        .scale = p->scales + scales + lane,
+        .sums = p->stored == LB_INT8 ? p->sums + scales + lane : NULL,
     };
     for (size_t b = 0; b < blocks; b++) {
         const size_t whole = LB_QUANT_BLOCK * size / LB_GROUP_BYTES;

@@ -8,14 +8,6 @@
 
 #define ROWS_PER_TASK 16u
 
-typedef struct quantise_job {
-    lb_tensor x;
-    lb_dtype stored;
-    char *rows;
-    float *scales;
-    size_t stride, blocks;
-} quantise_job;
-
 /* v[vectors], rotated, as integers at `out`; returns their scale. */
 static inline __attribute__((always_inline)) float put(const vf *v, const size_t vectors,
                                                        lb_dtype stored, char *out)
@@ -32,14 +24,12 @@ static inline __attribute__((always_inline)) float put(const vf *v, const size_t
     return scale;
 }
 
-static inline __attribute__((always_inline)) void quantise_row(const quantise_job *job,
-                                                               const lb_dtype stored, size_t r)
+static inline __attribute__((always_inline)) void quantise_row(const lb_dtype stored,
+                                                               const float *x, size_t cols,
+                                                               char *out, float *scales)
 {
-    const float *x = row_f32(job->x, r);
-    char *out = job->rows + r * job->stride;
-    float *scales = job->scales + r * job->blocks;
     const size_t bytes = LB_QUANT_BLOCK * lb_dtype_size(stored);
-    size_t whole = job->x.cols / LB_QUANT_BLOCK;
+    size_t whole = cols / LB_QUANT_BLOCK;
     vf v[QUANT_VECTORS];
     for (size_t b = 0; b < whole; b++, x += LB_QUANT_BLOCK, out += bytes) {
         LB_UNROLL
@@ -48,24 +38,41 @@ static inline __attribute__((always_inline)) void quantise_row(const quantise_jo
         quant_rotate_part(v, QUANT_VECTORS, false);
         scales[b] = put(v, QUANT_VECTORS, stored, out);
     }
-    if (whole < job->blocks) {
+    if (cols % LB_QUANT_BLOCK > 0) {
         vf rest[QUANT_VECTORS];
-        size_t vectors = quant_block(x, job->x.cols % LB_QUANT_BLOCK, 0, rest);
+        size_t vectors = quant_block(x, cols % LB_QUANT_BLOCK, 0, rest);
         scales[whole] = put(rest, vectors, stored, out);
     }
 }
+
+void LB_K(lb_quantise_part)(lb_dtype stored, lb_tensor x, char *rows, size_t stride,
+                            float *scales)
+{
+    size_t blocks = lb_quant_blocks(x.cols);
+    for (size_t r = 0; r < x.rows; r++, rows += stride, scales += blocks) {
+        if (stored == LB_INT16)
+            quantise_row(LB_INT16, row_f32(x, r), x.cols, rows, scales);
+        else
+            quantise_row(LB_INT8, row_f32(x, r), x.cols, rows, scales);
+    }
+}
+
+typedef struct quantise_job {
+    lb_tensor x;
+    lb_dtype stored;
+    char *rows;
+    float *scales;
+    size_t stride, blocks;
+} quantise_job;
 
 static void quantise_task(void *arg, size_t index, size_t thread)
 {
     const quantise_job *job = arg;
     (void)thread;
-    size_t first = index * ROWS_PER_TASK;
-    for (size_t r = first; r < job->x.rows && r < first + ROWS_PER_TASK; r++) {
-        if (job->stored == LB_INT16)
-            quantise_row(job, LB_INT16, r);
-        else
-            quantise_row(job, LB_INT8, r);
-    }
+    size_t first = index * ROWS_PER_TASK, left = job->x.rows - first;
+    lb_tensor x = lb_tensor_rows(job->x, first, left < ROWS_PER_TASK ? left : ROWS_PER_TASK);
+    LB_K(lb_quantise_part)(job->stored, x, job->rows + first * job->stride, job->stride,
+                           job->scales + first * job->blocks);
 }
 
 lb_status LB_K(lb_quantise_rows)(lb_cpu *cpu, lb_dtype stored, lb_tensor x, lb_quantised *out)
@@ -73,12 +80,7 @@ lb_status LB_K(lb_quantise_rows)(lb_cpu *cpu, lb_dtype stored, lb_tensor x, lb_q
     *out = (lb_quantised){0};
     if (!lb_dtype_is_integer(stored))
         return LB_OK;
-    /* Whole vectors are stored; a stride that is no multiple of 4 KiB keeps the rows of a tile in
-     * different sets of the cache. */
-    size_t padded = (x.cols + LB_LANES - 1) / LB_LANES * LB_LANES;
-    size_t stride = (padded * lb_dtype_size(stored) + 127) / 64 * 64;
-    if (stride % 1024 == 0)
-        stride += 64;
+    size_t stride = lb_quantise_stride(stored, x.cols);
     quantise_job job = {.x = x, .stored = stored, .stride = stride,
                         .blocks = lb_quant_blocks(x.cols)};
     size_t bytes = (x.rows * stride + 63) / 64 * 64;
