@@ -290,8 +290,11 @@ static void predict_memory(const lb_model_config *config, lb_doctor *doctor)
     } rows[] = {
         {LB_F32, false, "teacher, f32", "teacher_f32_bytes"},
         {LB_BF16, false, "teacher, bf16", "teacher_bf16_bytes"},
+        {LB_INT16, false, "teacher, fast", "teacher_fast_bytes"},
+        {LB_INT8, false, "teacher, int8", "teacher_int8_bytes"},
         {LB_F32, true, "worker, f32", "worker_f32_bytes"},
         {LB_BF16, true, "worker, bf16", "worker_bf16_bytes"},
+        {LB_INT16, true, "worker, fast", "worker_fast_bytes"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         double least = resident(config, rows[i].dtype, rows[i].trainable, TOKENS_SHORT);

@@ -268,12 +268,27 @@ static lb_status announce(const supervisor *s, lb_err *err)
     return status;
 }
 
-static lb_status prepare(supervisor *s, lb_err *err)
+static lb_status check(const up_options *o, lb_err *err)
 {
-    const up_options *o = s->o;
+    lb_dtype dtype;
     if (!o->teacher || !o->student)
         return lb_fail(err, LB_EINVAL, o->teacher ? "student" : "teacher",
                        "--teacher MODEL and --student MODEL are required");
+    if (o->teacher_dtype && !lb_dtype_parse(o->teacher_dtype, &dtype))
+        return lb_fail(err, LB_EINVAL, "teacher-dtype", "'%.20s' is none of " LB_DTYPE_NAMES,
+                       o->teacher_dtype);
+    if (!lb_dtype_parse(o->dtype, &dtype) || dtype == LB_INT8)
+        return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is none of f32, bf16, fast, in which "
+                       "workers can train", o->dtype);
+    return LB_OK;
+}
+
+static lb_status prepare(supervisor *s, lb_err *err)
+{
+    const up_options *o = s->o;
+    lb_status valid = check(o, err);
+    if (valid != LB_OK)
+        return valid;
     const char *const dirs[] = {o->teacher, o->student};
     for (size_t i = 0; i < 2; i++) {   /* the children look it up again, in the same environment */
         char path[LB_PATH_MAX];
@@ -344,7 +359,7 @@ int lb_cmd_up(int argc, char **argv)
          .value = "P", .help = "of the teacher; 0: any free one"},
         {.name = "threads", .type = LB_OPT_U32, .out = &o.threads, .max = 1024, .value = "N",
          .help = "of each process, 0: all it may use"},
-        {.name = "dtype", .type = LB_OPT_STRING, .out = &o.dtype, .value = "f32|bf16",
+        {.name = "dtype", .type = LB_OPT_STRING, .out = &o.dtype, .value = "f32|bf16|fast",
          .help = "how the weights are stored and multiplied"},
         {.name = "teacher-dtype", .type = LB_OPT_STRING, .out = &o.teacher_dtype,
          .value = LB_DTYPE_NAMES, .help = "the same for the teacher alone (default: --dtype)"},

@@ -20,6 +20,7 @@ bench "scoring in f32" --phase score --tokens 64 --batch 2 --dtype f32
 bench "scoring in int8" --phase score --tokens 64 --dtype int8
 bench "decoding in bf16" --phase decode --tokens 8 --batch 3 --prompt 20 --dtype bf16
 bench "training" --phase train --tokens 24 --batch 2 --rank 4
+bench "training in fast" --phase train --tokens 24 --batch 2 --rank 4 --dtype fast
 
 table=$("$bin/limbeck" bench --model "$models/student" --runs 1 --tokens 32 2>/dev/null)
 if printf '%s' "$table" | grep -q '^tokens/s' && printf '%s' "$table" | grep -q '^GFLOP/s .* of '; then
@@ -39,7 +40,7 @@ refuse() {
 refuse "no model" model --phase score
 refuse "an unknown phase" phase --model "$models/student" --phase fly
 refuse "an unknown dtype" dtype --model "$models/student" --dtype f16
-refuse "integers to train with" dtype --model "$models/student" --phase train --dtype fast
+refuse "8-bit integers to train with" dtype --model "$models/student" --phase train --dtype int8
 refuse "too many tokens" tokens --model "$models/student" --tokens 30000
 refuse "no runs" runs --model "$models/student" --runs 0
 

@@ -18,8 +18,8 @@ coordinator() {   # coordinator DATA ADDRESS
     --teacher "teacher=$url_teacher" --lease-ttl-ms 3000
   export LIMBECK_COORDINATOR=$url_coordinator
 }
-worker() {        # worker NAME
-  start "$1" limbeck-worker --coordinator "$url_coordinator" --model "student=$models/student" --name "$1" --threads 1
+worker() {        # worker NAME OPTIONS...
+  start "$1" limbeck-worker --coordinator "$url_coordinator" --model "student=$models/student" --name "$1" --threads 1 "${@:2}"
 }
 digest_of() {     # digest_of JOB: of the last version, once the job has succeeded
   "$bin/limbeck" job watch "$1" >"$tmp/watch.out" 2>"$tmp/watch.err" || { fail "job" "$(tail -n 3 "$tmp/watch.err")"; return; }
@@ -45,6 +45,22 @@ for workers in 1 2 4; do
   check "determinism: SIGTERM ends a worker with code 0" 0 $?
   stop coordinator
   check "determinism: SIGTERM ends the coordinator with code 0" 0 $?
+done
+
+# Weights as integers are another class of numerics, with bits of its own that keep as well.
+fast=
+for workers in 1 2; do
+  coordinator "$tmp/data-fast-$workers" 127.0.0.1:0 || exit
+  for i in $(seq $workers); do worker "w$i" --dtype fast || exit; done
+  digest=$(digest_of "$(submit)")
+  if [ -z "$fast" ]; then
+    fast=$digest
+    check "determinism: fast is not f32" no "$([ "$fast" = "$reference" ] && echo yes || echo no)"
+  else
+    check "determinism: $workers workers in fast give the adapter that 1 gives" "$fast" "$digest"
+  fi
+  for i in $(seq $workers); do stop "w$i"; done
+  stop coordinator
 done
 
 # The same job while things are killed: a worker twice, the coordinator twice.

@@ -42,6 +42,10 @@ exits "an adapter that is not there" 3 adapter get nothing --out "$tmp/none"
 exits "a missing argument" 2 job show
 exits "an unknown command" 2 jobs
 exits "an unknown option" 2 job list --jsno
+exits "workers that cannot train in a dtype" 2 up --teacher "$models/teacher" --student "$models/student" \
+  --data "$tmp/none" --dtype int8
+exits "a dtype that is none" 2 up --teacher "$models/teacher" --student "$models/student" \
+  --data "$tmp/none" --teacher-dtype f16
 exits "a coordinator that is not there" 8 job list --coordinator http://127.0.0.1:1
 exits "an evaluation with the adapter" 0 eval --model "$models/student" --adapter "$tmp/adapter" \
   --teacher "$models/teacher" --data "$data/heldout.jsonl" --limit 8 --max-tokens 48 --json
