@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The same weights through limbeck and through llama.cpp's own benchmarks, in turn.
+"""The same weights through limbeck and through llama.cpp, or a fork of it, in turn.
 
-usage: compare_llama_cpp.py LIMBECK MODEL_DIR LLAMA_BENCH [LLAMA_BATCHED_BENCH]
+usage: compare_llama_cpp.py LIMBECK MODEL_DIR [--logits LLAMA_LOGITS] [--prompt LLAMA_BENCH]
+                            [--decode LLAMA_BATCHED_BENCH]
 
-Needs the packages gguf, safetensors and torch to write the GGUF files. llama-bench's prompt test
-computes the head for the last token only, limbeck's scoring for every token: the comparison is hard
-on limbeck by the head's share of the work. Without the programs it says that it was skipped."""
+--logits: the program of llama_logits.c, which computes the logits of every token as scoring does.
+--prompt: llama-bench, whose prompt test computes the head for the last token only; that is hard on
+limbeck by the head's share of the work. Needs the packages gguf, safetensors and torch to write the
+GGUF files. Without them or the programs it says that it was skipped."""
 import argparse
 import json
 import os
@@ -82,18 +84,27 @@ def ours(args, phase, dtype, more):
                      dtype, "--threads", str(args.threads), "--runs", "1", "--json"] + more)
 
 
+def logits_rate(args, path):
+    return float(subprocess.run([args.logits, path, "512", str(args.threads), "1"], check=True,
+                                capture_output=True).stdout)
+
+
 def prompt_rate(args, path):
-    result = run_json([args.llama_bench, "-m", path, "-p", "512", "-n", "0", "-r", "1", "-t",
+    result = run_json([args.prompt, "-m", path, "-p", "512", "-n", "0", "-r", "1", "-t",
                        str(args.threads), "-o", "json"])
     return result[0]["avg_ts"]
 
 
 def decode_rate(args, path):
-    text = subprocess.run([args.batched, "-m", path, "-c", "8192", "-kvu", "-b", "2048", "-ub", "512",
-                           "-npp", "256", "-ntg", "64", "-npl", "32", "-pps", "-t",
-                           str(args.threads)], check=True, capture_output=True, text=True).stdout
-    rows = [line.split("|") for line in text.splitlines() if line.startswith("|")]
-    return float(rows[-1][8])
+    line = [args.decode, "-m", path, "-c", "8192", "-b", "2048", "-ub", "512", "-npp", "256", "-ntg",
+            "64", "-npl", "32", "-pps", "-t", str(args.threads)]
+    # One cache for all sequences is an option in one and the rule in the other.
+    for more in (["-kvu"], []):
+        text = subprocess.run(line + more, capture_output=True, text=True).stdout
+        rows = [row.split("|") for row in text.splitlines() if row.startswith("|   256 |")]
+        if rows:
+            return float(rows[-1][8])
+    sys.exit(f"{args.decode} failed")
 
 
 def report(what, kind, dtype, mine, theirs):
@@ -106,28 +117,32 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("limbeck")
     parser.add_argument("model")
-    parser.add_argument("llama_bench")
-    parser.add_argument("batched", nargs="?")
+    parser.add_argument("--logits")
+    parser.add_argument("--prompt")
+    parser.add_argument("--decode")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
-    if not os.path.exists(args.llama_bench):
-        print(f"skipped: there is no {args.llama_bench}")
+    more = ["--batch", "32", "--prompt", "256", "--tokens", "64"]
+    tests = [(program, what, phase, options, rate) for program, what, phase, options, rate in (
+        (args.logits, "logits of 512", "score", [], logits_rate),
+        (args.prompt, "prompt of 512", "score", [], prompt_rate),
+        (args.decode, "decode 32", "decode", more, decode_rate)) if program]
+    missing = [test[0] for test in tests if not os.path.exists(test[0])]
+    if missing or not tests:
+        print(f"skipped: there is no {missing[0]}" if missing else "skipped: no program was given")
         return
     print("what,theirs,ours,their_tokens_per_s,our_tokens_per_s,ratio")
     with tempfile.TemporaryDirectory() as folder:
-        for kind, dtypes in (("f32", ["f32"]), ("bf16", ["bf16"]), ("q8_0", ["fast", "int8"])):
+        for kind, dtypes in (("f32", ["f32"]), ("bf16", ["bf16", "fast"]),
+                             ("q8_0", ["fast", "int8"])):
             path = os.path.join(folder, kind + ".gguf")
             write_gguf(args.model, kind, path)
             for dtype in dtypes:
-                pairs = [(ours(args, "score", dtype, [])["tokens_per_s"],
-                          prompt_rate(args, path)) for _ in range(args.runs)]
-                report("prompt 512", kind, dtype, *zip(*pairs))
-                if args.batched and kind != "bf16":
-                    more = ["--batch", "32", "--prompt", "256", "--tokens", "64"]
-                    pairs = [(ours(args, "decode", dtype, more)["tokens_per_s"],
-                              decode_rate(args, path)) for _ in range(args.runs)]
-                    report("decode 32", kind, dtype, *zip(*pairs))
+                for _, what, phase, options, rate in tests:
+                    pairs = [(ours(args, phase, dtype, options)["tokens_per_s"], rate(args, path))
+                             for _ in range(args.runs)]
+                    report(what, kind, dtype, *zip(*pairs))
 
 
 main()

@@ -6,8 +6,8 @@ usage: compare_transformers.py LIMBECK MODEL_DIR [--threads 2] [--runs 5] [--pha
 
 Both get random tokens of the same number. Scoring: forward, log_softmax, gather at the targets.
 Training: forward and backward of a rank-16 LoRA on all projections. Each pair of runs alternates, so
-that both see the same machine; medians and their ratio are printed as CSV. Without torch,
-transformers or peft it says that it was skipped."""
+that both see the same machine; medians and their ratio are printed as CSV. fast stands beside their
+bf16. Without torch, transformers or peft it says that it was skipped."""
 import argparse
 import json
 import statistics
@@ -53,7 +53,8 @@ def seconds(step, model, ids):
 
 
 def compare(args, phase, dtype, tokens, batch):
-    kind = {"f32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    theirs_in = "f32" if dtype == "f32" else "bf16"
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16}[theirs_in]
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=kind)
     vocabulary = model.config.vocab_size
     step = score
@@ -72,7 +73,7 @@ def compare(args, phase, dtype, tokens, batch):
         mine.append(result["tokens_per_s"])
         share.append(result["limit_share"])
     ratio = statistics.median(a / b for a, b in zip(mine, theirs))
-    print(f"{phase},{dtype},{tokens},{batch},{statistics.median(mine):.1f},"
+    print(f"{phase},{dtype},{theirs_in},{tokens},{batch},{statistics.median(mine):.1f},"
           f"{statistics.median(theirs):.1f},{ratio:.2f},{statistics.median(share):.2f}", flush=True)
 
 
@@ -83,10 +84,10 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--phases", default="score,train")
-    parser.add_argument("--dtypes", default="f32,bf16")
+    parser.add_argument("--dtypes", default="f32,bf16,fast")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print("phase,dtype,tokens,batch,limbeck_tokens_per_s,transformers_tokens_per_s,ratio,"
+    print("phase,dtype,transformers_dtype,tokens,batch,limbeck_tokens_per_s,transformers_tokens_per_s,ratio,"
           "limbeck_limit_share")
     for phase in args.phases.split(","):
         for dtype in args.dtypes.split(","):

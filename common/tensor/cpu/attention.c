@@ -12,7 +12,9 @@
 #include "common/tensor/cpu/small_product.h"
 #include "common/tensor/cpu/vmath.h"
 
-#define PAGES 4u                          /* of a block of keys */
+#ifndef PAGES                             /* of a block of keys; tests/bench/freedom tries others */
+#define PAGES 4u
+#endif
 #define KEYS (PAGES * LB_KV_PAGE)
 #define SCORE_STRIDE (KEYS + LB_LANES)    /* so that rows do not share the sets of the cache */
 #define STACK_ROWS 96u                    /* stacked query rows of a task, if a group is not more */

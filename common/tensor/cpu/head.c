@@ -5,10 +5,12 @@
  */
 #include "common/tensor/cpu/head_impl.h"
 
-/* What one range of the vocabulary says about a row. */
+#define TOP_BYTES ((size_t)16 << 20)     /* of the ranges' largest logits, at most */
+
+/* What one range of the vocabulary says about a row; its k largest logits stand beside. */
 typedef struct part_state {
     head_state softmax;
-    uint32_t above;
+    uint32_t above, have;
 } part_state;
 
 typedef struct head_job {
@@ -20,10 +22,13 @@ typedef struct head_job {
     head_plan plan;
     part_state *parts;         /* [rows][ranges] */
     float *target;             /* [rows]: the target's logit */
+    float *top;                /* [rows][ranges][k] logits */
+    uint32_t *top_id;          /* the same shape */
+    size_t k;                  /* 0 unless the largest are wanted */
 } head_job;
 
 /* Keeps the k largest logits of a row, largest first; equal ones keep the order of their ids. */
-static void top_insert(uint32_t *ids, float *logits, size_t k, size_t *have, uint32_t id,
+static void top_insert(uint32_t *ids, float *logits, size_t k, uint32_t *have, uint32_t id,
                        float logit)
 {
     size_t at = *have < k ? *have : k;
@@ -62,23 +67,39 @@ static uint32_t count_above(const float *logits, size_t width, float target)
 }
 
 /* Of a tile only those can be among the k largest that exceed the least of what is held. */
-static void fold_top(const head_job *job, size_t row, const float *logits, size_t first,
-                     size_t width, size_t *have)
+static void fold_top(const head_job *job, part_state *part, const float *logits, size_t first,
+                     size_t width)
 {
-    const lb_head_out *out = job->out;
-    uint32_t *ids = out->top_id + row * out->k;
-    float *best = out->top_logprob + row * out->k;
+    size_t at = (size_t)(part - job->parts) * job->k;
+    uint32_t *ids = job->top_id + at;
+    float *best = job->top + at;
     for (size_t i = 0; i < width; i += LB_LANES) {
         size_t count = width - i < LB_LANES ? width - i : LB_LANES;
-        if (*have == out->k && !(vf_largest(head_load(logits + i, width - i)) > best[out->k - 1]))
+        if (part->have == job->k &&
+            !(vf_largest(head_load(logits + i, width - i)) > best[job->k - 1]))
             continue;
         for (size_t j = i; j < i + count; j++)
-            top_insert(ids, best, out->k, have, (uint32_t)(first + j), logits[j]);
+            top_insert(ids, best, job->k, &part->have, (uint32_t)(first + j), logits[j]);
     }
 }
 
+/* A row's lists, in the order of their ids, as one. */
+static void merge_top(const head_job *job, size_t row, float lse)
+{
+    uint32_t have = 0;
+    uint32_t *ids = job->out->top_id + row * job->k;
+    float *best = job->out->top_logprob + row * job->k;
+    for (size_t part = row * job->plan.ranges; part < (row + 1) * job->plan.ranges; part++) {
+        for (size_t i = 0; i < job->parts[part].have; i++)
+            top_insert(ids, best, job->k, &have, job->top_id[part * job->k + i],
+                       job->top[part * job->k + i]);
+    }
+    for (size_t i = 0; i < job->k; i++)
+        best[i] -= lse;
+}
+
 static void head_range(const head_job *job, size_t first_row, size_t rows, size_t range,
-                       float *tile, size_t have[HEAD_ROWS])
+                       float *tile)
 {
     const lb_head_out *out = job->out;
     size_t first = range * HEAD_RANGE, vocab = job->w->n;
@@ -95,8 +116,8 @@ static void head_range(const head_job *job, size_t first_row, size_t rows, size_
                 part->above += count_above(logits, width, job->target[row]);
             else if (job->targets && job->targets[row] >= v && job->targets[row] - v < width)
                 job->target[row] = logits[job->targets[row] - v];
-            if (out->top_id && out->k > 0)
-                fold_top(job, row, logits, v, width, &have[r]);
+            if (job->k > 0)
+                fold_top(job, part, logits, v, width);
         }
     }
 }
@@ -105,11 +126,11 @@ static void head_task(void *arg, size_t index, size_t thread)
 {
     const head_job *job = arg;
     const head_plan *plan = &job->plan;
-    size_t first = index % plan->row_tasks * plan->rows_per_task, have[HEAD_ROWS] = {0};
+    size_t first = index % plan->row_tasks * plan->rows_per_task;
     size_t left = plan->rows - first, range = index / plan->row_tasks * plan->ranges_per_task;
     size_t rows = left < plan->rows_per_task ? left : plan->rows_per_task;
     for (size_t i = 0; i < plan->ranges_per_task && range + i < plan->ranges; i++)
-        head_range(job, first, rows, range + i, job->cpu->scratch[thread], have);
+        head_range(job, first, rows, range + i, job->cpu->scratch[thread]);
 }
 
 static void finish_row(const head_job *job, size_t row)
@@ -131,8 +152,8 @@ static void finish_row(const head_job *job, size_t row)
         out->rank[row] = above + 1;
     if (out->entropy)
         out->entropy[row] = log_f32(all.sum) - all.weighted / all.sum;
-    for (size_t i = 0; out->top_id && i < out->k; i++)
-        out->top_logprob[row * out->k + i] -= lse;
+    if (job->k > 0)
+        merge_top(job, row, lse);
 }
 
 static void target_task(void *arg, size_t index, size_t thread)
@@ -142,31 +163,62 @@ static void target_task(void *arg, size_t index, size_t thread)
     job->target[index] = logit_of(job, index, job->targets[index]);
 }
 
-lb_status LB_K(lb_cpu_head)(void *self, lb_tensor h, const lb_weight *w, const uint32_t *targets,
-                            const lb_head_out *out)
+static lb_status run_head(lb_cpu *cpu, lb_tensor h, const lb_weight *w, const uint32_t *targets,
+                          const lb_head_out *out)
 {
-    lb_cpu *cpu = self;
-    if (h.rows == 0)
-        return LB_OK;
     head_job job = {.cpu = cpu, .h = {.h = h}, .w = w, .targets = targets, .out = out,
-                    .plan = head_share(cpu, h.rows, w->n, out->top_id && out->k > 0)};
-    size_t parts = h.rows * job.plan.ranges * sizeof *job.parts;
+                    .plan = head_share(cpu, h.rows, w->n), .k = out->top_id ? out->k : 0};
+    size_t parts = h.rows * job.plan.ranges, tops = parts * job.k;
+    size_t cleared = parts * sizeof *job.parts + h.rows * sizeof *job.target;
     lb_status status = lb_cpu_scratch(cpu, HEAD_ROWS * HEAD_TILE * sizeof(float));
     if (status == LB_OK)
-        status = lb_cpu_shared(cpu, parts + h.rows * sizeof *job.target);
+        status = lb_cpu_shared(cpu, cleared + tops * (sizeof *job.top + sizeof *job.top_id));
     if (status == LB_OK)
         status = LB_K(lb_quantise_rows)(cpu, w->stored, h, &job.h.q);
     if (status != LB_OK)
         return status;
     job.parts = cpu->shared;
-    job.target = (float *)(void *)((char *)cpu->shared + parts);
-    memset(cpu->shared, 0, parts + h.rows * sizeof *job.target);
+    job.target = (float *)(void *)(job.parts + parts);
+    job.top = job.target + h.rows;
+    job.top_id = (uint32_t *)(void *)(job.top + tops);
+    memset(cpu->shared, 0, cleared);
     if (out->rank)
         lb_pool_run(cpu->pool, h.rows, target_task, &job);
     lb_pool_run(cpu->pool, job.plan.row_tasks * job.plan.range_tasks, head_task, &job);
     for (size_t r = 0; r < h.rows; r++)
         finish_row(&job, r);
     return LB_OK;
+}
+
+/* The results from row `first` on. */
+static lb_head_out out_from(const lb_head_out *out, size_t first)
+{
+    return (lb_head_out){
+        .logprob = out->logprob ? out->logprob + first : NULL,
+        .lse = out->lse ? out->lse + first : NULL,
+        .entropy = out->entropy ? out->entropy + first : NULL,
+        .top_logprob = out->top_logprob ? out->top_logprob + first * out->k : NULL,
+        .rank = out->rank ? out->rank + first : NULL,
+        .top_id = out->top_id ? out->top_id + first * out->k : NULL,
+        .k = out->k,
+    };
+}
+
+lb_status LB_K(lb_cpu_head)(void *self, lb_tensor h, const lb_weight *w, const uint32_t *targets,
+                            const lb_head_out *out)
+{
+    size_t ranges = (w->n + HEAD_RANGE - 1) / HEAD_RANGE, block = h.rows;
+    size_t row_bytes = out->top_id ? ranges * out->k * (sizeof(float) + sizeof(uint32_t)) : 0;
+    lb_status status = LB_OK;
+    if (row_bytes > 0 && h.rows > TOP_BYTES / row_bytes)
+        block = TOP_BYTES / row_bytes > 0 ? TOP_BYTES / row_bytes : 1;
+    for (size_t first = 0; status == LB_OK && first < h.rows; first += block) {
+        size_t rows = h.rows - first < block ? h.rows - first : block;
+        lb_head_out part = out_from(out, first);
+        status = run_head(self, lb_tensor_rows(h, first, rows), w,
+                          targets ? targets + first : NULL, &part);
+    }
+    return status;
 }
 
 /* ---- backward ---- */

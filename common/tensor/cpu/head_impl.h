@@ -10,8 +10,13 @@
 #include "common/tensor/cpu/cpu.h"
 #include "common/tensor/cpu/vmath.h"
 
-#define HEAD_TILE 256u           /* ids; a multiple of LB_PANEL */
+/* tests/bench/freedom tries others. */
+#ifndef HEAD_TILE
+#define HEAD_TILE 256u           /* ids; a multiple of LB_PANEL and of LB_QUANT_BLOCK */
+#endif
+#ifndef HEAD_RANGE
 #define HEAD_RANGE 4096u         /* ids; a multiple of HEAD_TILE */
+#endif
 #define HEAD_ROWS 96u            /* rows of one task, at most */
 
 /* sum = sum exp(logit - max), weighted = sum exp(logit - max) (logit - max) over what was seen. */
@@ -98,17 +103,13 @@ typedef struct head_plan {
     size_t ranges, ranges_per_task, range_tasks;
 } head_plan;
 
-static inline head_plan head_share(const lb_cpu *cpu, size_t rows, size_t vocab, bool whole)
+static inline head_plan head_share(const lb_cpu *cpu, size_t rows, size_t vocab)
 {
     size_t wanted = 4 * (size_t)lb_pool_threads(cpu->pool);
     head_plan plan = {.rows = rows, .ranges = (vocab + HEAD_RANGE - 1) / HEAD_RANGE};
     plan.rows_per_task = rows < HEAD_ROWS ? rows : HEAD_ROWS;
-    /* Each block of rows reads all the weights again, so no more of them than threads. */
-    size_t threads = lb_pool_threads(cpu->pool), share = (rows + threads - 1) / threads;
-    if (whole && plan.rows_per_task > share)
-        plan.rows_per_task = share;
     plan.row_tasks = (rows + plan.rows_per_task - 1) / plan.rows_per_task;
-    size_t parts = whole ? 1 : (wanted + plan.row_tasks - 1) / plan.row_tasks;
+    size_t parts = (wanted + plan.row_tasks - 1) / plan.row_tasks;
     plan.ranges_per_task = (plan.ranges + parts - 1) / parts;
     plan.range_tasks = (plan.ranges + plan.ranges_per_task - 1) / plan.ranges_per_task;
     return plan;

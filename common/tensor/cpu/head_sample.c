@@ -283,7 +283,7 @@ lb_status LB_K(lb_cpu_head_sample)(void *self, lb_tensor h, const lb_sample_args
                                                                        : -__builtin_inff();
     for (; job.first < h.rows; job.first += most) {
         size_t rows = h.rows - job.first < most ? h.rows - job.first : most;
-        job.plan = head_share(cpu, rows, vocab, false);
+        job.plan = head_share(cpu, rows, vocab);
         memset(job.states, 0, states);
         lb_pool_run(cpu->pool, job.plan.row_tasks * job.plan.range_tasks, logits_task, &job);
         lb_pool_run(cpu->pool, rows, draw_task, &job);
