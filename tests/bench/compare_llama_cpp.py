@@ -100,7 +100,8 @@ def decode_rate(args, path):
             "64", "-npl", "32", "-pps", "-t", str(args.threads)]
     # One cache for all sequences is an option in one and the rule in the other.
     for more in (["-kvu"], []):
-        text = subprocess.run(line + more, capture_output=True, text=True).stdout
+        text = subprocess.run(line + more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True).stdout
         rows = [row.split("|") for row in text.splitlines() if row.startswith("|   256 |")]
         if rows:
             return float(rows[-1][8])

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * llama_logits MODEL.gguf TOKENS THREADS RUNS: the tokens a second at which llama.cpp, or a fork with
- * the same interface, computes the logits of every token of a prompt, as scoring needs them. Its own
- * llama-bench computes the last token's only. Their softmax is not taken, which is in its favour.
+ * llama_logits MODEL.gguf TOKENS THREADS RUNS: the tokens a second at which llama.cpp, or a fork
+ * with the same interface, computes the logits of every token of a prompt, as scoring needs them.
+ * Its own llama-bench computes the last token's only. No softmax is taken, which is in its favour.
  *
  * Not part of the build; compare_llama_cpp.py runs it. With an unpacked and built source in DIR:
  *   cc -O2 -I DIR/include -I DIR/ggml/include tests/bench/llama_logits.c -o llama_logits \
@@ -51,13 +51,21 @@ static int ascending(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* Argument `at` as a number from 1 to most; 0 when it is none. */
+static int number(int argc, char **argv, int at, long most)
+{
+    char *end;
+    long value = argc == 5 ? strtol(argv[at], &end, 10) : 0;
+    return value >= 1 && value <= most && *end == '\0' ? (int)value : 0;
+}
+
 int main(int argc, char **argv)
 {
     enum { RUNS_MAX = 100 };
     double taken[RUNS_MAX];
-    int tokens = argc == 5 ? atoi(argv[2]) : 0, threads = argc == 5 ? atoi(argv[3]) : 0;
-    int runs = argc == 5 ? atoi(argv[4]) : 0;
-    if (tokens < 1 || threads < 1 || runs < 1 || runs > RUNS_MAX) {
+    int tokens = number(argc, argv, 2, 100000), threads = number(argc, argv, 3, 1024);
+    int runs = number(argc, argv, 4, RUNS_MAX);
+    if (!tokens || !threads || !runs) {
         fprintf(stderr, "usage: llama_logits MODEL.gguf TOKENS THREADS RUNS\n");
         return 2;
     }

@@ -308,7 +308,8 @@ static void check_gradients(lb_dtype dtype, double tolerance)
         fixture_close(&f);
         golden_close(&g);
     }
-    print_message("gradients in %s: at most %.2g of a tensor's norm\n", lb_dtype_name(dtype), worst);
+    print_message("gradients in %s: off by at most %.2g of a tensor's norm\n",
+                  lb_dtype_name(dtype), worst);
 }
 
 static void test_gradients(void **state)

@@ -83,8 +83,8 @@ extern const lb_backend_table lb_cpu_table_avx512vnni;
 #define LB_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* For each group of a panel a tile asks for one line (half as much) of what is needed next: few rows
- * would otherwise wait for memory at every new panel. */
+/* For each group of a panel a tile asks for one line (half as much) of what is needed next, for
+ * which few rows would otherwise wait at every new panel. */
 #define LB_AHEAD 64u
 #define LB_PREFETCH(p) __builtin_prefetch((p), 0, 2)
 

@@ -96,9 +96,9 @@ static void finish(const lb_product *p, size_t row, size_t column, const float *
 #define TILE_CASE(count)                                                                         \
     case count:                                                                                  \
         if (p->stored == LB_BF16)                                                                \
-            tile(count, true, p, a, panel, ahead, out, ld);                                             \
+            tile(count, true, p, a, panel, ahead, out, ld);                                      \
         else                                                                                     \
-            tile(count, false, p, a, panel, ahead, out, ld);                                            \
+            tile(count, false, p, a, panel, ahead, out, ld);                                     \
         break;
 
 static void tile_float(const lb_product *p, size_t rows, size_t row, size_t column,
