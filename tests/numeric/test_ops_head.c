@@ -197,7 +197,7 @@ static void test_many_of_the_largest(void **state)
 static void test_ties(void **state)
 {
     (void)state;
-    enum { VOCAB = 1100, DIM = 5, K = 4 };
+    enum { VOCAB = 5000, DIM = 5, K = 4 };     /* two ranges of the head */
     const uint32_t target = 900;
     uint32_t top_id[K], rank;
     float top_logprob[K], logprob;
@@ -205,7 +205,7 @@ static void test_ties(void **state)
     assert_true(fixture_open(&f, 2, NULL));
     float *w = floats(VOCAB * DIM), *h = matrix(3, 0, 1, DIM, 1.0f);
     for (size_t d = 0; d < DIM; d++) {
-        w[600 * DIM + d] = w[30 * DIM + d] = w[1099 * DIM + d] = 2.0f * h[d];
+        w[600 * DIM + d] = w[30 * DIM + d] = w[4700 * DIM + d] = 2.0f * h[d];
         w[900 * DIM + d] = h[d];
     }
     lb_weight *weight = pack_weight(&f, w, VOCAB, DIM, LB_F32, LB_WEIGHT_FORWARD);
@@ -214,7 +214,7 @@ static void test_ties(void **state)
     lb_head(f.ops, upload(&f, h, 1, DIM), weight, &target, &out);
     assert_int_equal(top_id[0], 30);
     assert_int_equal(top_id[1], 600);
-    assert_int_equal(top_id[2], 1099);
+    assert_int_equal(top_id[2], 4700);
     assert_int_equal(top_id[3], 900);
     assert_int_equal(rank, 4);
     assert_true(top_logprob[3] == logprob);
@@ -296,6 +296,8 @@ static void test_backward(void **state)
     check_backward(&f, 5, 17, 130, LB_F32);
     check_backward(&f, 7, 16, 513, LB_BF16);
     check_backward(&f, 70, 5, 1100, LB_F32);
+    check_backward(&f, 3, 4, 8300, LB_F32);       /* ranges shared out */
+    check_backward(&f, 130, 2, 4200, LB_F32);     /* ranges one after the other */
     fixture_close(&f);
 }
 
