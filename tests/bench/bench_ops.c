@@ -163,8 +163,8 @@ static lb_weight *weight(bench *b, size_t n, size_t k, lb_dtype dtype, unsigned 
 static void bench_linear(bench *b, size_t k, size_t n, lb_dtype dtype)
 {
     static const size_t rows[] = {1, 8, 32, 512};
-    bool floats = dtype == LB_F32 || dtype == LB_BF16;
-    lb_weight *w = weight(b, n, k, dtype, LB_WEIGHT_FORWARD | (floats ? LB_WEIGHT_BACKWARD : 0u));
+    bool backward = dtype != LB_INT8;
+    lb_weight *w = weight(b, n, k, dtype, LB_WEIGHT_FORWARD | (backward ? LB_WEIGHT_BACKWARD : 0u));
     for (size_t i = 0; i < 4; i++) {
         args a = {.m = rows[i], .k = k, .n = n, .dtype = dtype, .w = w};
         double flops = 2.0 * (double)(a.m * k * n), bytes = (double)(n * k * lb_dtype_size(dtype));
@@ -172,7 +172,7 @@ static void bench_linear(bench *b, size_t k, size_t n, lb_dtype dtype)
         a.x = filled(b, a.m, k);
         a.y = filled(b, a.m, n);
         report(b, "linear", &a, linear, flops, bytes);
-        if (floats && a.m == 512)
+        if (backward && a.m == 512)
             report(b, "linear_backward", &a, linear_backward, flops, bytes);
     }
     lb_weight_free(w);
@@ -181,8 +181,8 @@ static void bench_linear(bench *b, size_t k, size_t n, lb_dtype dtype)
 static void bench_head(bench *b, size_t k, size_t n, lb_dtype dtype)
 {
     static const size_t rows[] = {1, 8, 32, 512};
-    bool floats = dtype == LB_F32 || dtype == LB_BF16;
-    lb_weight *w = weight(b, n, k, dtype, LB_WEIGHT_FORWARD | (floats ? LB_WEIGHT_BACKWARD : 0u));
+    bool backward = dtype != LB_INT8;
+    lb_weight *w = weight(b, n, k, dtype, LB_WEIGHT_FORWARD | (backward ? LB_WEIGHT_BACKWARD : 0u));
     for (size_t i = 0; i < 4; i++) {
         args a = {.m = rows[i], .k = k, .n = n, .dtype = dtype, .w = w};
         double flops = 2.0 * (double)(a.m * k * n), bytes = (double)(n * k * lb_dtype_size(dtype));
@@ -199,7 +199,7 @@ static void bench_head(bench *b, size_t k, size_t n, lb_dtype dtype)
         if (a.m <= 32) {
             report(b, "sample", &a, sample, flops, bytes);
             report(b, "sample_top_k_p", &a, sample_top, flops, bytes);
-        } else if (floats) {
+        } else if (backward) {
             report(b, "head_backward", &a, head_backward, 2 * flops, 2 * bytes);
         }
         free(a.ids);
