@@ -180,8 +180,9 @@ static lb_status run(const bench_options *o, lb_buf *out, lb_err *err)
         return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is none of " LB_DTYPE_NAMES, o->dtype);
     job.phase = (bench_phase)phase;
     options.trainable = job.phase == BENCH_TRAIN;
-    if (options.trainable && options.dtype == LB_INT8)
-        return lb_fail(err, LB_EINVAL, "dtype", "int8 has no backward; train in f32, bf16 or fast");
+    if (options.trainable && !lb_dtype_has_backward(options.dtype))
+        return lb_fail(err, LB_EINVAL, "dtype", "%s has no backward; train in f32, bf16 or fast",
+                       o->dtype);
     lb_status status = lb_hub_find(getenv, o->model, path, sizeof path, err);
     if (status == LB_OK)
         status = lb_backend_open("cpu", o->threads, NULL, &backend, err);

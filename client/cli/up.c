@@ -277,7 +277,7 @@ static lb_status check(const up_options *o, lb_err *err)
     if (o->teacher_dtype && !lb_dtype_parse(o->teacher_dtype, &dtype))
         return lb_fail(err, LB_EINVAL, "teacher-dtype", "'%.20s' is none of " LB_DTYPE_NAMES,
                        o->teacher_dtype);
-    if (!lb_dtype_parse(o->dtype, &dtype) || dtype == LB_INT8)
+    if (!lb_dtype_parse(o->dtype, &dtype) || !lb_dtype_has_backward(dtype))
         return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is none of f32, bf16, fast, in which "
                        "workers can train", o->dtype);
     return LB_OK;

@@ -56,9 +56,9 @@ static lb_status check(const char *dtype, const char *level, lb_worker_config *c
         return lb_fail(err, LB_EINVAL, "model", "--model NAME=DIR is required");
     if (!lb_dtype_parse(dtype, &config->dtype))
         return lb_fail(err, LB_EINVAL, "dtype", "'%.20s' is none of f32, bf16, fast", dtype);
-    if (config->dtype == LB_INT8)
+    if (!lb_dtype_has_backward(config->dtype))
         return lb_fail(err, LB_EUNSUPPORTED, "dtype",
-                       "int8 has no backward; take f32, bf16 or fast");
+                       "%s has no backward; take f32, bf16 or fast", dtype);
     if (!lb_log_level_parse(level, least))
         return lb_fail(err, LB_EINVAL, "log-level", "'%.20s' is none of debug, info, warn, error",
                        level);

@@ -74,27 +74,19 @@ static void take(arena *a, size_t rows, size_t cols)
         a->most[a->current] = a->used[a->current];
 }
 
-/* The temporaries of one layer: see lb_block_forward. What a projection adds to the stream is given
- * back at once. */
+/* The temporaries of one layer: see lb_block_forward. */
 static void take_layer(arena *a, const lb_model_config *c, size_t rows)
 {
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
-    const struct {
-        size_t width;
-        bool given_back;
-    } parts[] = {
-        {c->hidden, false}, {queries, false}, {keys, false}, {keys, false}, {queries, false},
-        {keys, false}, {queries, false}, {c->hidden, true}, {c->hidden, false}, {c->mlp, false},
-        {c->mlp, false}, {c->mlp, false}, {c->hidden, true},
+    const size_t widths[] = {
+        c->hidden, queries, keys, keys,
+        c->qk_norm ? queries : 0, c->qk_norm ? keys : 0,
+        queries, c->hidden, c->mlp, c->mlp, c->mlp,
     };
     size_t first = a->current, first_used = a->count ? a->used[first] : 0;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        size_t current = a->current, used = a->used[current];
-        take(a, rows, parts[i].width);
-        if (parts[i].given_back) {
-            a->current = current;
-            a->used[current] = used;
-        }
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
+        if (widths[i] > 0)
+            take(a, rows, widths[i]);
     }
     a->current = first;
     a->used[first] = first_used;

@@ -227,7 +227,7 @@ lb_status lb_weight_pack(lb_backend *backend, size_t n, size_t k, const lb_row_s
         return lb_fail(err, LB_EINVAL, NULL, "%zu x %zu is no shape for a weight", n, k);
     if (stored == LB_I32)
         return lb_fail(err, LB_EINVAL, "dtype", "weights are f32, bf16, fast or int8");
-    if (stored == LB_INT8 && (flags & LB_WEIGHT_BACKWARD))
+    if (!lb_dtype_has_backward(stored) && (flags & LB_WEIGHT_BACKWARD))
         return lb_fail(err, LB_EUNSUPPORTED, "dtype", "weights in %s have no backward",
                        lb_dtype_name(stored));
     lb_weight *w = calloc(1, sizeof *w);

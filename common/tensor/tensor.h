@@ -34,6 +34,11 @@ static inline bool lb_dtype_is_integer(lb_dtype dtype)
 {
     return dtype == LB_INT16 || dtype == LB_INT8;
 }
+/* Whether weights stored so can be packed for the backward, and a model trained with them. */
+static inline bool lb_dtype_has_backward(lb_dtype dtype)
+{
+    return dtype == LB_F32 || dtype == LB_BF16 || dtype == LB_INT16;
+}
 #define LB_DTYPE_NAMES "f32|bf16|fast|int8"
 /* The dtype that a user names: "f32", "bf16", "fast" (LB_INT16) or "int8". */
 LB_NODISCARD bool lb_dtype_parse(const char *name, lb_dtype *out);

@@ -163,7 +163,7 @@ static lb_weight *weight(bench *b, size_t n, size_t k, lb_dtype dtype, unsigned 
 static void bench_linear(bench *b, size_t k, size_t n, lb_dtype dtype)
 {
     static const size_t rows[] = {1, 8, 32, 512};
-    bool backward = dtype != LB_INT8;
+    bool backward = lb_dtype_has_backward(dtype);
     lb_weight *w = weight(b, n, k, dtype, LB_WEIGHT_FORWARD | (backward ? LB_WEIGHT_BACKWARD : 0u));
     for (size_t i = 0; i < 4; i++) {
         args a = {.m = rows[i], .k = k, .n = n, .dtype = dtype, .w = w};
@@ -181,7 +181,7 @@ static void bench_linear(bench *b, size_t k, size_t n, lb_dtype dtype)
 static void bench_head(bench *b, size_t k, size_t n, lb_dtype dtype)
 {
     static const size_t rows[] = {1, 8, 32, 512};
-    bool backward = dtype != LB_INT8;
+    bool backward = lb_dtype_has_backward(dtype);
     lb_weight *w = weight(b, n, k, dtype, LB_WEIGHT_FORWARD | (backward ? LB_WEIGHT_BACKWARD : 0u));
     for (size_t i = 0; i < 4; i++) {
         args a = {.m = rows[i], .k = k, .n = n, .dtype = dtype, .w = w};

@@ -92,7 +92,7 @@ static inline void fixture_open(const char *dir, fixture_options o, fixture *f)
     char adapter[192];
     memset(f, 0, sizeof *f);
     lb_model_options options = {.dtype = o.dtype, .max_tokens = o.max_tokens,
-                                .trainable = o.dtype != LB_INT8,
+                                .trainable = lb_dtype_has_backward(o.dtype),
                                 .activation_bytes = o.activation_bytes};
     assert_int_equal(lb_backend_open("cpu", o.threads, o.isa, &f->backend, &err), LB_OK);
     if (lb_model_load(f->backend, dir, &options, &f->model, &err) != LB_OK)
