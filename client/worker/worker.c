@@ -15,7 +15,6 @@
 /* Raised whenever a change of this code gives a unit other bytes: a run pins the class of its first
  * push, so workers of two versions never add up to one gradient. */
 #define NUMERICS_VERSION "1"
-#define NUMERICS_KERNELS "f32-fma-v3"
 
 #define LEASE_WAIT_MS 20000u
 #define PAUSE_LEAST_MS 200
@@ -81,8 +80,7 @@ static void class_of(const lb_model *model, lb_dtype dtype, char out[LB_SHA256_H
     char text[256];
     uint8_t digest[LB_SHA256_BYTES];
     snprintf(text, sizeof text, "limbeck-numerics %s\nmodel %s\nweights %s\nkernels %s\n",
-             NUMERICS_VERSION, lb_model_digest(model), lb_dtype_name(dtype),
-             NUMERICS_KERNELS);
+             NUMERICS_VERSION, lb_model_digest(model), lb_dtype_name(dtype), LB_NUMERICS);
     lb_sha256_of(text, strlen(text), digest);
     lb_sha256_hex(digest, out);
 }

@@ -52,14 +52,6 @@ static void digest_scores(const fixture *f, const corpus *c, uint32_t first, uin
     }
 }
 
-static bool there(const char *isa)
-{
-    lb_backend *backend = NULL;
-    bool found = lb_backend_open("cpu", 1, isa, &backend, NULL) == LB_OK;
-    lb_backend_close(backend);
-    return found;
-}
-
 static void check_scores(const char *dir, fixture_options o, uint8_t want[][LB_SHA256_BYTES],
                          bool *known)
 {
@@ -92,7 +84,6 @@ static void check_scores(const char *dir, fixture_options o, uint8_t want[][LB_S
 static void test_one_digest_a_sequence(void **state)
 {
     static const lb_dtype dtypes[] = {LB_F32, LB_BF16, LB_INT16, LB_INT8};
-    static const char *const isas[] = {"avx512", "avx2", "portable"};
     static const uint32_t chunks[] = {512, 37, 64, 1};
     golden g;
     (void)state;
@@ -105,12 +96,10 @@ static void test_one_digest_a_sequence(void **state)
                 check_scores(g.dir, (fixture_options){.threads = threads, .dtype = dtypes[d],
                                                       .max_tokens = chunks[i]}, want, &known);
         }
-        for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
-            if (there(isas[i]))
-                check_scores(g.dir, (fixture_options){.isa = isas[i], .threads = 2,
-                                                      .dtype = dtypes[d], .max_tokens = 37},
-                             want, &known);
-        }
+        for (size_t i = 1; lb_backend_isa(i); i++)
+            check_scores(g.dir, (fixture_options){.isa = lb_backend_isa(i), .threads = 2,
+                                                  .dtype = dtypes[d], .max_tokens = 37},
+                         want, &known);
     }
     golden_close(&g);
 }

@@ -187,15 +187,13 @@ static void test_odd_values(void **state)
     enum { K = 200, N = 33, M = 4 };
     fixture f;
     static const lb_dtype dtypes[] = {LB_INT16, LB_INT8};
-    static const char *const isas[] = {"avx512vnni", "avx512", "avx2", "portable"};
     float *x = matrix(3, 0, M, K, 1.0f), *w = matrix(4, 0, N, K, 1.0f);
     x[5] = NAN;
     x[K + 150] = -INFINITY;
     for (size_t i = 0; i < K; i++)
         x[2 * K + i] = i % 2 ? 0.0f : 1e-38f;
-    for (size_t c = 0; c < COUNT(isas) * 2; c++) {
-        if (!fixture_open(&f, 1, isas[c / 2]))
-            continue;
+    for (size_t c = 0; lb_backend_isa(c / 2); c++) {
+        fixture_open(&f, 1, lb_backend_isa(c / 2));
         lb_weight *weight = pack_weight(&f, w, N, K, dtypes[c % 2], LB_WEIGHT_FORWARD);
         lb_tensor out = blank(&f, M, N);
         lb_linear(f.ops, out, upload(&f, x, M, K), weight, (lb_tensor){0});

@@ -4,6 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 #define ALIGNMENT 64u
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -150,8 +154,19 @@ static size_t supported(isa_row rows[ISAS_MAX])
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         rows[count++] = (isa_row){"avx2", &lb_cpu_table_avx2};
 #endif
+#if defined(__aarch64__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
+        rows[count++] = (isa_row){"neondot", &lb_cpu_table_neondot};
+    rows[count++] = (isa_row){"neon", &lb_cpu_table_neon};
+#endif
     rows[count++] = (isa_row){"portable", &lb_cpu_table_portable};
     return count;
+}
+
+const char *lb_backend_isa(size_t index)
+{
+    isa_row rows[ISAS_MAX];
+    return index < supported(rows) ? rows[index].name : NULL;
 }
 
 static lb_status choose(const char *isa, isa_row *out, lb_err *err)

@@ -44,6 +44,9 @@ extern const lb_backend_table lb_cpu_table_portable;
 extern const lb_backend_table lb_cpu_table_avx2;
 extern const lb_backend_table lb_cpu_table_avx512;
 extern const lb_backend_table lb_cpu_table_avx512vnni;
+#elif defined(__aarch64__)
+extern const lb_backend_table lb_cpu_table_neon;
+extern const lb_backend_table lb_cpu_table_neondot;
 #endif
 
 /* ---- compiled once for each instruction set ---- */
@@ -54,6 +57,9 @@ extern const lb_backend_table lb_cpu_table_avx512vnni;
 #define LB_TILE_VECTORS 2
 #elif defined(LB_ISA_AVX2)
 #define LB_TILE_ROWS 6      /* 6 x 2 sums of 8 lanes, 2 of weights and 1 broadcast: 15 of 16 */
+#define LB_TILE_VECTORS 1
+#elif defined(LB_ISA_NEON)
+#define LB_TILE_ROWS 6      /* 6 x 4 sums of 4 lanes, 4 of weights and 1 broadcast: 29 of 32 */
 #define LB_TILE_VECTORS 1
 #else
 #define LB_TILE_ROWS 4
@@ -95,7 +101,7 @@ static inline float *row_f32(lb_tensor t, size_t row)
 
 /* Rows of activations as integers, for weights that are stored so (quantise.c). */
 typedef struct lb_quantised {
-    const char *rows;          /* int16, or uint8 with 128 added; k padded to whole groups */
+    const char *rows;          /* int16 or bytes (simd_int.h); k padded to whole groups */
     size_t stride;             /* bytes */
     const float *scales;       /* [rows][blocks] */
     size_t blocks;

@@ -10,8 +10,8 @@
 
 #include <stdlib.h>
 
-#if defined(LB_ISA_AVX2)
-#define CHAINS 6               /* of two registers each, of sixteen */
+#if defined(LB_ISA_AVX2) || defined(LB_ISA_NEON)
+#define CHAINS 6               /* of two registers each, of sixteen, or of four, of 32 */
 #else
 #define CHAINS 12
 #endif
@@ -56,7 +56,7 @@ static inline __attribute__((always_inline)) void int_chains(const limits_job *j
         LB_UNROLL
         for (int i = 0; i < CHAINS; i++)
             /* Its own sum as a factor: equal products would be computed once. */
-            sum[i] = eight ? vi_dot_u8i8(sum[i], x, sum[i]) : vi_dot_i16(sum[i], x, sum[i]);
+            sum[i] = eight ? vi_dot_bytes(sum[i], x, sum[i]) : vi_dot_i16(sum[i], x, sum[i]);
     }
     vf all = vi_to_vf(sum[0]);
     for (int i = 1; i < CHAINS; i++)

@@ -30,7 +30,7 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
     for (int i = 0; i < rows; i++) {
         LB_UNROLL
         for (size_t v = 0; v < VECTORS; v++)
-            sum[i][v] = eight ? vi_load(at->sums + v * LB_LANES) : vi_zero();
+            sum[i][v] = eight ? vi_begin_bytes(at->sums + v * LB_LANES) : vi_zero();
     }
     for (size_t g = 0; g < groups; g++, panel += line, a += LB_GROUP_BYTES, ahead += LB_AHEAD) {
         LB_PREFETCH(ahead);
@@ -42,7 +42,7 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
             vi x = vi_set(load_i32(a + (size_t)i * stride));
             LB_UNROLL
             for (int v = 0; v < VECTORS; v++)
-                sum[i][v] = eight ? vi_dot_u8i8(sum[i][v], x, w[v])
+                sum[i][v] = eight ? vi_dot_bytes(sum[i][v], x, w[v])
                                   : vi_dot_i16(sum[i][v], x, w[v]);
         }
     }

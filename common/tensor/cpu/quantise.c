@@ -19,7 +19,7 @@ static inline __attribute__((always_inline)) float put(const vf *v, const size_t
         if (stored == LB_INT16)
             vf_store_i16((int16_t *)(void *)out + i * LB_LANES, whole);
         else
-            vf_store_u8((uint8_t *)out + i * LB_LANES, whole);
+            vf_store_bytes(out + i * LB_LANES, whole);
     }
     return scale;
 }

@@ -2,9 +2,10 @@
  *
  * vf - sixteen f32 lanes, the unit in which every kernel of this folder counts.
  *
- * The same source is compiled once for each instruction set (LB_ISA_AVX512, LB_ISA_AVX2, or plain
- * C) and gives the same bits in each, because all of them have sixteen lanes, fuse exactly where
- * vf_fma says so, and reduce in the one tree of vf_sum. LB_K(name) gives a symbol its suffix.
+ * The same source is compiled once for each instruction set (LB_ISA_AVX512, LB_ISA_AVX2,
+ * LB_ISA_NEON, or plain C) and gives the same bits in each, because all of them have sixteen lanes,
+ * fuse exactly where vf_fma says so, and reduce in the one tree of vf_sum. LB_K(name) gives a
+ * symbol its suffix.
  * vf_bf16_low and _high expand the two bf16 that each of sixteen 4-byte lanes holds.
  */
 #ifndef LB_COMMON_TENSOR_CPU_SIMD_H
@@ -147,6 +148,107 @@ static inline vf vf_bf16_high(const float *p)
     __m256 high = _mm256_castsi256_ps(_mm256_set1_epi32((int32_t)0xFFFF0000u));
     return (vf){_mm256_and_ps(_mm256_loadu_ps(p), high),
                 _mm256_and_ps(_mm256_loadu_ps(p + 8), high)};
+}
+
+#elif defined(LB_ISA_NEON)
+
+#include <arm_neon.h>
+#if defined(LB_ISA_DOTPROD)
+#define LB_K(name) name##_neondot
+#else
+#define LB_K(name) name##_neon
+#endif
+typedef struct vf { float32x4_t a, b, c, d; } vf;
+static inline vf vf_set(float x)
+{
+    float32x4_t all = vdupq_n_f32(x);
+    return (vf){all, all, all, all};
+}
+static inline vf vf_load(const float *p)
+{
+    return (vf){vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)};
+}
+static inline void vf_store(float *p, vf x)
+{
+    vst1q_f32(p, x.a);
+    vst1q_f32(p + 4, x.b);
+    vst1q_f32(p + 8, x.c);
+    vst1q_f32(p + 12, x.d);
+}
+static inline float vf_first(vf x) { return vgetq_lane_f32(x.a, 0); }
+#define LB_PAIR(name, op)                                                                        \
+    static inline vf name(vf x, vf y)                                                            \
+    {                                                                                            \
+        return (vf){op(x.a, y.a), op(x.b, y.b), op(x.c, y.c), op(x.d, y.d)};                     \
+    }
+/* As the vector instructions of x86: the second operand when they compare unordered or equal. */
+static inline float32x4_t larger(float32x4_t x, float32x4_t y)
+{
+    return vbslq_f32(vcgtq_f32(x, y), x, y);
+}
+static inline float32x4_t smaller(float32x4_t x, float32x4_t y)
+{
+    return vbslq_f32(vcltq_f32(x, y), x, y);
+}
+static inline float32x4_t scale_quarter(float32x4_t x, float32x4_t n)
+{
+    int32x4_t bits = vshlq_n_s32(vcvtnq_s32_f32(n), 23);
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(x), bits));
+}
+/* x where x is NaN, y elsewhere. */
+static inline float32x4_t unless_nan(float32x4_t x, float32x4_t y)
+{
+    return vbslq_f32(vceqq_f32(x, x), y, x);
+}
+LB_PAIR(vf_add, vaddq_f32)
+LB_PAIR(vf_sub, vsubq_f32)
+LB_PAIR(vf_mul, vmulq_f32)
+LB_PAIR(vf_div, vdivq_f32)
+LB_PAIR(vf_max, larger)
+LB_PAIR(vf_min, smaller)
+LB_PAIR(vf_scale, scale_quarter)
+LB_PAIR(vf_where_nan, unless_nan)
+#undef LB_PAIR
+static inline vf vf_fma(vf x, vf y, vf z)
+{
+    return (vf){vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b), vfmaq_f32(z.c, x.c, y.c),
+                vfmaq_f32(z.d, x.d, y.d)};
+}
+static inline vf vf_round(vf x)
+{
+    return (vf){vrndnq_f32(x.a), vrndnq_f32(x.b), vrndnq_f32(x.c), vrndnq_f32(x.d)};
+}
+static inline vf vf_where_less(vf x, vf y, vf a, vf b)
+{
+    return (vf){vbslq_f32(vcltq_f32(x.a, y.a), a.a, b.a),
+                vbslq_f32(vcltq_f32(x.b, y.b), a.b, b.b),
+                vbslq_f32(vcltq_f32(x.c, y.c), a.c, b.c),
+                vbslq_f32(vcltq_f32(x.d, y.d), a.d, b.d)};
+}
+static inline vf vf_swap8(vf x) { return (vf){x.c, x.d, x.a, x.b}; }
+static inline vf vf_swap4(vf x) { return (vf){x.b, x.a, x.d, x.c}; }
+static inline float32x4_t swap2(float32x4_t x) { return vextq_f32(x, x, 2); }
+static inline vf vf_swap2(vf x) { return (vf){swap2(x.a), swap2(x.b), swap2(x.c), swap2(x.d)}; }
+static inline vf vf_swap1(vf x)
+{
+    return (vf){vrev64q_f32(x.a), vrev64q_f32(x.b), vrev64q_f32(x.c), vrev64q_f32(x.d)};
+}
+static inline float32x4_t low_half(const float *p)
+{
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(vld1q_f32(p)), 16));
+}
+static inline vf vf_bf16_low(const float *p)
+{
+    return (vf){low_half(p), low_half(p + 4), low_half(p + 8), low_half(p + 12)};
+}
+static inline float32x4_t high_half(const float *p)
+{
+    uint32x4_t high = vdupq_n_u32(0xFFFF0000u);
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(vld1q_f32(p)), high));
+}
+static inline vf vf_bf16_high(const float *p)
+{
+    return (vf){high_half(p), high_half(p + 4), high_half(p + 8), high_half(p + 12)};
 }
 
 #else

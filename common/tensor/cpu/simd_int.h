@@ -4,6 +4,11 @@
  * exact, so every instruction set gives the same lanes by whichever instructions it has.
  *
  * A group is what one lane consumes at once: two int16, or four 8-bit integers.
+ *
+ * x86 multiplies unsigned by signed bytes and Arm signed by signed ones. So the activations of an
+ * 8-bit product are written by vf_store_bytes in the form that vi_dot_bytes takes, and its sums
+ * begin with vi_begin_bytes(-128 x the sums of the weights' bytes), which puts right what 128 added
+ * to each activation does; where none is added that is 0.
  */
 #ifndef LB_COMMON_TENSOR_CPU_SIMD_INT_H
 #define LB_COMMON_TENSOR_CPU_SIMD_INT_H
@@ -23,7 +28,7 @@ static inline vi vi_dot_i16(vi sum, vi a, vi b)
 {
     return (vi)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 }
-static inline vi vi_dot_u8i8(vi sum, vi a, vi b)
+static inline vi vi_dot_bytes(vi sum, vi a, vi b)
 {
     return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 }
@@ -33,7 +38,7 @@ static inline vi vi_dot_i16(vi sum, vi a, vi b)
     return sum + (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 }
 /* Bytes 0 and 2, then 1 and 3, of each group as int16; no step saturates. */
-static inline vi vi_dot_u8i8(vi sum, vi x, vi y)
+static inline vi vi_dot_bytes(vi sum, vi x, vi y)
 {
     __m512i a = (__m512i)x, b = (__m512i)y;
     __m512i even = _mm512_madd_epi16(_mm512_and_si512(a, _mm512_set1_epi16(0xFF)),
@@ -75,7 +80,7 @@ static inline __m256i dot_half(__m256i sum, __m256i a, __m256i b)
     __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
     return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
 }
-static inline vi vi_dot_u8i8(vi sum, vi x, vi y)
+static inline vi vi_dot_bytes(vi sum, vi x, vi y)
 {
     return (vi){dot_half(sum.a, x.a, y.a), dot_half(sum.b, x.b, y.b)};
 }
@@ -93,6 +98,67 @@ static inline void vf_store_i8(int8_t *p, vf x)
     __m256i wide = pack_i16(x);
     _mm_storeu_si128((__m128i *)(void *)p, _mm_packs_epi16(_mm256_castsi256_si128(wide),
                                                            _mm256_extracti128_si256(wide, 1)));
+}
+
+#elif defined(LB_ISA_NEON)
+
+typedef struct vi { int32x4_t a, b, c, d; } vi;
+static inline vi vi_load(const void *p)
+{
+    const int32_t *from = p;
+    return (vi){vld1q_s32(from), vld1q_s32(from + 4), vld1q_s32(from + 8), vld1q_s32(from + 12)};
+}
+static inline vi vi_set(int32_t x)
+{
+    int32x4_t all = vdupq_n_s32(x);
+    return (vi){all, all, all, all};
+}
+static inline vi vi_zero(void) { return vi_set(0); }
+static inline vf vi_to_vf(vi x)
+{
+    return (vf){vcvtq_f32_s32(x.a), vcvtq_f32_s32(x.b), vcvtq_f32_s32(x.c), vcvtq_f32_s32(x.d)};
+}
+static inline int32x4_t dot16_quarter(int32x4_t sum, int32x4_t a, int32x4_t b)
+{
+    int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+    int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y));
+    return vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(x, y)));
+}
+static inline int32x4_t dot8_quarter(int32x4_t sum, int32x4_t a, int32x4_t b)
+{
+    int8x16_t x = vreinterpretq_s8_s32(a), y = vreinterpretq_s8_s32(b);
+#if defined(LB_ISA_DOTPROD)
+    return vdotq_s32(sum, x, y);
+#else
+    int16x8_t low = vmull_s8(vget_low_s8(x), vget_low_s8(y));
+    int32x4_t pairs = vpaddlq_s16(low), more = vpaddlq_s16(vmull_high_s8(x, y));
+    return vaddq_s32(sum, vpaddq_s32(pairs, more));
+#endif
+}
+static inline vi vi_dot_i16(vi sum, vi x, vi y)
+{
+    return (vi){dot16_quarter(sum.a, x.a, y.a), dot16_quarter(sum.b, x.b, y.b),
+                dot16_quarter(sum.c, x.c, y.c), dot16_quarter(sum.d, x.d, y.d)};
+}
+#define LB_SIGNED_BYTES
+static inline vi vi_dot_bytes(vi sum, vi x, vi y)
+{
+    return (vi){dot8_quarter(sum.a, x.a, y.a), dot8_quarter(sum.b, x.b, y.b),
+                dot8_quarter(sum.c, x.c, y.c), dot8_quarter(sum.d, x.d, y.d)};
+}
+/* Rounded to nearest even. */
+static inline int16x8_t pack_i16(float32x4_t low, float32x4_t high)
+{
+    return vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(low)), vqmovn_s32(vcvtnq_s32_f32(high)));
+}
+static inline void vf_store_i16(int16_t *p, vf x)
+{
+    vst1q_s16(p, pack_i16(x.a, x.b));
+    vst1q_s16(p + 8, pack_i16(x.c, x.d));
+}
+static inline void vf_store_i8(int8_t *p, vf x)
+{
+    vst1q_s8(p, vcombine_s8(vqmovn_s16(pack_i16(x.a, x.b)), vqmovn_s16(pack_i16(x.c, x.d))));
 }
 
 #else
@@ -128,7 +194,7 @@ static inline vi vi_dot_i16(vi sum, vi a, vi b)
         sum.v[i] += x[2 * i] * y[2 * i] + x[2 * i + 1] * y[2 * i + 1];
     return sum;
 }
-static inline vi vi_dot_u8i8(vi sum, vi a, vi b)
+static inline vi vi_dot_bytes(vi sum, vi a, vi b)
 {
     uint8_t x[4 * LB_LANES];
     int8_t y[4 * LB_LANES];
@@ -156,8 +222,16 @@ static inline void vf_store_i8(int8_t *p, vf a)
 
 #endif
 
+#if defined(LB_SIGNED_BYTES)
+static inline void vf_store_bytes(char *p, vf a) { vf_store_i8((int8_t *)p, a); }
+static inline vi vi_begin_bytes(const int32_t *sums)
+{
+    (void)sums;
+    return vi_zero();
+}
+#else
 /* With 128 added to each: -128 .. 127 becomes 0 .. 255. */
-static inline void vf_store_u8(uint8_t *p, vf a)
+static inline void vf_store_bytes(char *p, vf a)
 {
     int8_t lane[LB_LANES];
     uint64_t bits[2];
@@ -167,6 +241,8 @@ static inline void vf_store_u8(uint8_t *p, vf a)
     bits[1] ^= 0x8080808080808080u;
     memcpy(p, bits, sizeof bits);
 }
+static inline vi vi_begin_bytes(const int32_t *sums) { return vi_load(sums); }
+#endif
 
 static inline int32_t load_i32(const void *p)
 {
