@@ -144,6 +144,9 @@ struct lb_backend {
     char description[96];
 };
 
+/* Whether both give the same bits; false as well when memory runs out (agree.c). */
+bool lb_backend_agrees(lb_backend *backend, lb_backend *reference);
+
 /* Opens the CPU backend into *out (table, self and description are set). */
 LB_NODISCARD lb_status lb_cpu_open(uint32_t threads, const char *isa, lb_backend *out,
                                    lb_err *err);

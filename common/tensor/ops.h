@@ -29,13 +29,15 @@ typedef struct lb_ops lb_ops;
 /* ---- backend and stream ---- */
 
 /* Opens the backend ("cpu"). threads 0: as many as the process may use (affinity and cgroup).
- * isa NULL: the best this chip has; otherwise a name of lb_backend_isa (LB_EUNSUPPORTED if the chip
- * lacks it). */
+ * isa NULL: the first of lb_backend_isa that gives the bits of the portable kernels, which is tried
+ * in some milliseconds; lb_backend_describe names those that do not. Otherwise a name of
+ * lb_backend_isa (LB_EUNSUPPORTED if the chip lacks it). */
 LB_NODISCARD lb_status lb_backend_open(const char *name, uint32_t threads, const char *isa,
                                        lb_backend **out, lb_err *err);
 void lb_backend_close(lb_backend *backend);
-/* The CPU's instruction sets that have kernels and that this chip has: "avx512vnni", "avx512",
- * "avx2" on x86, "neondot", "neon" on Arm, "portable"; the fastest first, NULL from the last on. */
+/* The CPU's instruction sets that have kernels and that this chip has, the fastest first; NULL from
+ * the last on. "avx512vnni", "avx512", "avx2vnni", "avx2" on x86, "neondot", "neon" on Arm, and
+ * "portable". */
 const char *lb_backend_isa(size_t index);
 const char *lb_backend_describe(const lb_backend *backend);  /* "cpu avx512, 2 threads" */
 uint32_t lb_backend_threads(const lb_backend *backend);

@@ -3,9 +3,12 @@
  * The stream of ops: opening, the arena, the sticky error, every check of a shape or an index, and
  * the conversions of single numbers.
  */
+#include "common/tensor/backend_impl.h"
 #include "common/tensor/ops.h"
 #include "common/tensor/tensor.h"
 #include "tests/numeric/ops_fixture.h"
+
+#include <math.h>
 
 static void test_open_names_what_it_lacks(void **state)
 {
@@ -33,6 +36,40 @@ static void test_describe(void **state)
     fixture_close(&f);
     assert_true(fixture_open(&f, 0, NULL));
     fixture_close(&f);
+}
+
+static lb_status (*right_linear)(void *self, lb_tensor x, const lb_linear_out *outs, size_t count);
+
+/* One bit off in one element of an 8-bit product. */
+static lb_status wrong_linear(void *self, lb_tensor x, const lb_linear_out *outs, size_t count)
+{
+    lb_status status = right_linear(self, x, outs, count);
+    if (outs->w->stored == LB_INT8)
+        ((float *)outs->out.data)[3] = nextafterf(((float *)outs->out.data)[3], 8.0f);
+    return status;
+}
+
+static void test_agreement(void **state)
+{
+    (void)state;
+    lb_backend *portable = NULL, *other = NULL;
+    assert_int_equal(lb_backend_open("cpu", 1, "portable", &portable, NULL), LB_OK);
+    for (size_t i = 0; lb_backend_isa(i); i++) {
+        assert_int_equal(lb_backend_open("cpu", 2, lb_backend_isa(i), &other, NULL), LB_OK);
+        assert_true(lb_backend_agrees(other, portable));
+        lb_backend_table table = *other->table;
+        const lb_backend_table *right = other->table;
+        right_linear = table.linear;
+        table.linear = wrong_linear;
+        other->table = &table;
+        assert_false(lb_backend_agrees(other, portable));
+        other->table = right;
+        lb_backend_close(other);
+    }
+    lb_backend_close(portable);
+    assert_int_equal(lb_backend_open("cpu", 1, NULL, &other, NULL), LB_OK);
+    assert_null(strstr(lb_backend_describe(other), "wrong"));
+    lb_backend_close(other);
 }
 
 static void test_arena(void **state)
@@ -364,6 +401,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open_names_what_it_lacks),
         cmocka_unit_test(test_describe),
+        cmocka_unit_test(test_agreement),
         cmocka_unit_test(test_arena),
         cmocka_unit_test(test_sizes_that_overflow),
         cmocka_unit_test(test_device_memory),

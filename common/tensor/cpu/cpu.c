@@ -4,7 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -137,7 +139,16 @@ void lb_cpu_close(void *self)
     free(cpu);
 }
 
-#define ISAS_MAX 4
+#define ISAS_MAX 5
+
+#if defined(__x86_64__)
+/* AVX-VNNI, which not every compiler's __builtin_cpu_supports knows. */
+static bool has_avx_vnni(void)
+{
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
 
 /* The rows this chip can run, best first. */
 static size_t supported(isa_row rows[ISAS_MAX])
@@ -151,7 +162,10 @@ static size_t supported(isa_row rows[ISAS_MAX])
         rows[count++] = (isa_row){"avx512vnni", &lb_cpu_table_avx512vnni};
     if (avx512)
         rows[count++] = (isa_row){"avx512", &lb_cpu_table_avx512};
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (avx2 && has_avx_vnni())
+        rows[count++] = (isa_row){"avx2vnni", &lb_cpu_table_avx2vnni};
+    if (avx2)
         rows[count++] = (isa_row){"avx2", &lb_cpu_table_avx2};
 #endif
 #if defined(__aarch64__)

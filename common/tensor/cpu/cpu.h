@@ -42,6 +42,7 @@ void lb_cpu_close(void *self);
 extern const lb_backend_table lb_cpu_table_portable;
 #if defined(__x86_64__)
 extern const lb_backend_table lb_cpu_table_avx2;
+extern const lb_backend_table lb_cpu_table_avx2vnni;
 extern const lb_backend_table lb_cpu_table_avx512;
 extern const lb_backend_table lb_cpu_table_avx512vnni;
 #elif defined(__aarch64__)

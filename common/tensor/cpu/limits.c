@@ -27,14 +27,32 @@ typedef struct limits_job {
     int kind;                  /* 0 f32, 1 int16, 2 int8 */
 } limits_job;
 
+/* Lanes that differ, and in no way that a compiler can see: of a register's parts that are equal
+ * it would compute one. */
+static vf lanes_from(float first)
+{
+    float lane[LB_LANES];
+    for (size_t i = 0; i < LB_LANES; i++)
+        lane[i] = first + (float)i;
+    return vf_load(lane);
+}
+
+static vi whole_lanes_from(float first)
+{
+    int32_t lane[LB_LANES];
+    for (size_t i = 0; i < LB_LANES; i++)
+        lane[i] = (int32_t)first + (int32_t)i;
+    return vi_load(lane);
+}
+
 static void f32_task(void *arg, size_t index, size_t thread)
 {
     const limits_job *job = arg;
-    vf sum[CHAINS], x = vf_set(job->sink[index]);
+    vf sum[CHAINS], x = lanes_from(job->sink[index]);
     (void)thread;
     LB_UNROLL
     for (int i = 0; i < CHAINS; i++)
-        sum[i] = vf_set((float)i);
+        sum[i] = lanes_from(job->sink[index] + (float)i);
     for (size_t s = 0; s < STEPS; s++) {
         LB_UNROLL
         for (int i = 0; i < CHAINS; i++)
@@ -48,10 +66,10 @@ static void f32_task(void *arg, size_t index, size_t thread)
 static inline __attribute__((always_inline)) void int_chains(const limits_job *job, size_t index,
                                                              const bool eight)
 {
-    vi sum[CHAINS], x = vi_set((int32_t)job->sink[index]);
+    vi sum[CHAINS], x = whole_lanes_from(job->sink[index]);
     LB_UNROLL
     for (int i = 0; i < CHAINS; i++)
-        sum[i] = vi_set(i);
+        sum[i] = whole_lanes_from(job->sink[index] + (float)i);
     for (size_t s = 0; s < STEPS; s++) {
         LB_UNROLL
         for (int i = 0; i < CHAINS; i++)

@@ -75,7 +75,11 @@ static inline vf vf_bf16_high(const float *p)
 #elif defined(LB_ISA_AVX2)
 
 #include <immintrin.h>
+#if defined(LB_ISA_VNNI)
+#define LB_K(name) name##_avx2vnni
+#else
 #define LB_K(name) name##_avx2
+#endif
 typedef struct vf { __m256 a, b; } vf;
 static inline vf vf_set(float x) { return (vf){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 static inline vf vf_load(const float *p)

@@ -68,6 +68,18 @@ static inline vi vi_load(const void *p)
 }
 static inline vi vi_set(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 static inline vf vi_to_vf(vi x) { return (vf){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+#if defined(LB_ISA_VNNI)
+static inline vi vi_dot_i16(vi sum, vi x, vi y)
+{
+    return (vi){_mm256_dpwssd_avx_epi32(sum.a, x.a, y.a),
+                _mm256_dpwssd_avx_epi32(sum.b, x.b, y.b)};
+}
+static inline vi vi_dot_bytes(vi sum, vi x, vi y)
+{
+    return (vi){_mm256_dpbusd_avx_epi32(sum.a, x.a, y.a),
+                _mm256_dpbusd_avx_epi32(sum.b, x.b, y.b)};
+}
+#else
 static inline vi vi_dot_i16(vi sum, vi x, vi y)
 {
     return (vi){_mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, y.a)),
@@ -84,6 +96,7 @@ static inline vi vi_dot_bytes(vi sum, vi x, vi y)
 {
     return (vi){dot_half(sum.a, x.a, y.a), dot_half(sum.b, x.b, y.b)};
 }
+#endif
 static inline __m256i pack_i16(vf x)
 {
     __m256i mixed = _mm256_packs_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
