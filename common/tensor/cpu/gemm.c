@@ -85,47 +85,65 @@ static void tile_any(const gemm_job *job, size_t rows, size_t row, const columns
 static void finish(const gemm_job *job, size_t row, const columns *at, const float *out)
 {
     const lb_gemm_args *args = job->args;
+    const vf alpha = vf_set(args->alpha);
     float *c = row_f32(args->c, row) + at->first;
-    for (size_t i = 0; i < at->count; i++) {
-        if (args->kind == LB_GEMM_TN)
-            c[i] = out[i];
+    for (size_t i = 0; i < at->count; i += LB_LANES, c += LB_LANES) {
+        size_t count = at->count - i < LB_LANES ? at->count - i : LB_LANES;
+        vf sum = vf_load(out + i);
+        if (args->kind != LB_GEMM_TN && args->accumulate)
+            sum = vf_fma(alpha, sum, count == LB_LANES ? vf_load(c) : vf_load_n(c, count, 0.0f));
+        else if (args->kind != LB_GEMM_TN)
+            sum = vf_mul(alpha, sum);
+        if (count == LB_LANES)
+            vf_store(c, sum);
         else
-            c[i] = args->accumulate ? __builtin_fmaf(args->alpha, out[i], c[i])
-                                    : args->alpha * out[i];
+            vf_store_n(c, sum, count);
     }
 }
 
-static void run_rows(const gemm_job *job, size_t first, size_t end, const columns *at)
+/* One tile of rows; what is there of C is asked for before the sums are made. */
+static void run_rows(const gemm_job *job, size_t row, size_t end, const columns *at)
 {
     float out[ROWS][WIDTH] __attribute__((aligned(64)));
     const lb_gemm_args *args = job->args;
-    for (size_t row = first; row < end; row += ROWS) {
-        size_t rows = end - row < ROWS ? end - row : ROWS;
-        for (size_t i = 0; job->from_c && i < rows; i++) {
-            memset(out[i], 0, sizeof out[i]);
-            memcpy(out[i], row_f32(args->c, row + i) + at->first, at->count * sizeof(float));
-        }
-        tile_any(job, rows, row, at, out[0]);
-        for (size_t i = 0; i < rows; i++)
-            finish(job, row + i, at, out[i]);
+    size_t rows = end - row < ROWS ? end - row : ROWS;
+    for (size_t i = 0; i < rows; i++) {
+        const float *c = row_f32(args->c, row + i) + at->first;
+        for (size_t v = 0; v < at->count; v += LB_LANES)
+            __builtin_prefetch(c + v, 1, 3);
     }
+    for (size_t i = 0; job->from_c && i < rows; i++) {
+        memset(out[i], 0, sizeof out[i]);
+        memcpy(out[i], row_f32(args->c, row + i) + at->first, at->count * sizeof(float));
+    }
+    tile_any(job, rows, row, at, out[0]);
+    for (size_t i = 0; i < rows; i++)
+        finish(job, row + i, at, out[i]);
 }
 
-static void run_columns(const gemm_job *job, size_t row, size_t end, size_t column, size_t last,
+/* Row by row, so that C is walked through in the order of memory; at last the columns that fill no
+ * vector, whose part of B is copied once. */
+static void run_columns(const gemm_job *job, size_t first, size_t end, size_t column, size_t last,
                         float *copy)
 {
-    for (; column < last; column += WIDTH) {
-        columns at = {job->b + column, job->ldb, column,
-                      last - column < WIDTH ? last - column : WIDTH};
-        if (at.count % LB_LANES != 0) {
-            memset(copy, 0, job->k * WIDTH * sizeof *copy);
-            for (size_t k = 0; k < job->k; k++)
-                memcpy(copy + k * WIDTH, at.b + k * job->ldb, at.count * sizeof *copy);
-            at.b = copy;
-            at.ldb = WIDTH;
+    size_t rest = last;
+    if ((last - column) % LB_LANES != 0)
+        rest = column + (last - column) / WIDTH * WIDTH;
+    for (size_t row = first; row < end; row += ROWS) {
+        for (size_t from = column; from < rest; from += WIDTH) {
+            const columns at = {job->b + from, job->ldb, from,
+                                rest - from < WIDTH ? rest - from : WIDTH};
+            run_rows(job, row, end, &at);
         }
-        run_rows(job, row, end, &at);
     }
+    if (rest == last)
+        return;
+    const columns at = {copy, WIDTH, rest, last - rest};
+    memset(copy, 0, job->k * WIDTH * sizeof *copy);
+    for (size_t k = 0; k < job->k; k++)
+        memcpy(copy + k * WIDTH, job->b + rest + k * job->ldb, at.count * sizeof *copy);
+    for (size_t row = first; row < end; row += ROWS)
+        run_rows(job, row, end, &at);
 }
 
 static void gemm_task(void *arg, size_t index, size_t thread)
