@@ -124,6 +124,11 @@ static void tile_any(const lb_product *p, size_t rows, size_t row, size_t column
                  p->alpha == 1.0f;
     float *out = whole ? p->c + row * p->ldc + column : spare;
     size_t ld = whole ? p->ldc : VECTORS * LB_LANES;
+    /* What the sums will be added to comes while they are made. */
+    for (size_t i = 0; p->accumulate && i < rows; i++) {
+        for (size_t v = column; v < column + VECTORS * LB_LANES && v < p->n; v += LB_LANES)
+            __builtin_prefetch(p->c + (row + i) * p->ldc + v, 1, 3);
+    }
     if (lb_dtype_is_integer(p->stored))
         LB_K(lb_tile_int)(p, rows, row, column, ahead, out, ld);
     else
