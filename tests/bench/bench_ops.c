@@ -143,7 +143,9 @@ static void rmsnorm(bench *b, args *a) { lb_rmsnorm(b->ops, a->y, a->x, a->gain,
 static void swiglu(bench *b, args *a) { lb_swiglu(b->ops, a->z, a->x, a->y); }
 static void rope(bench *b, args *a) { lb_rope(b->ops, a->x, 64, a->table, a->ids, false); }
 static void lora_down(bench *b, args *a) { lb_gemm_nn(b->ops, a->y, a->x, a->z, 1.0f, false); }
-static void lora_grad(bench *b, args *a) { lb_gemm_tn(b->ops, a->z, a->x, a->y, 1.0f, true); }
+static void lora_up(bench *b, args *a) { lb_gemm_nn(b->ops, a->x, a->y, a->gain, 0.5f, true); }
+static void lora_grad_a(bench *b, args *a) { lb_gemm_tn(b->ops, a->gain, a->y, a->x, 1.0f, true); }
+static void lora_grad_b(bench *b, args *a) { lb_gemm_tn(b->ops, a->z, a->x, a->y, 1.0f, true); }
 
 /* ---- cases ---- */
 
@@ -255,7 +257,10 @@ static void bench_rows(bench *b, size_t m, size_t hidden, size_t mlp)
     a.y = filled(b, m, 16);
     a.n = 16;
     report(b, "lora_down", &a, lora_down, 32.0 * (double)(m * hidden), moved);
-    report(b, "lora_grad", &a, lora_grad, 32.0 * (double)(m * hidden), moved);
+    a.gain = filled(b, 16, hidden);
+    report(b, "lora_up", &a, lora_up, 32.0 * (double)(m * hidden), 2 * moved);
+    report(b, "lora_grad_a", &a, lora_grad_a, 32.0 * (double)(m * hidden), moved);
+    report(b, "lora_grad_b", &a, lora_grad_b, 32.0 * (double)(m * hidden), moved);
     a.k = mlp;
     a.n = 1;
     a.x = filled(b, m, mlp);

@@ -30,9 +30,21 @@ typedef struct columns {
     size_t ldb, first, count;  /* columns of C */
 } columns;
 
+/* alpha * sum (+ c), or the sum itself, which has them already, for tn. */
+static inline vf result(const gemm_job *job, vf sum, vf c)
+{
+    const lb_gemm_args *args = job->args;
+    if (args->kind == LB_GEMM_TN)
+        return sum;
+    return args->accumulate ? vf_fma(vf_set(args->alpha), sum, c)
+                            : vf_mul(vf_set(args->alpha), sum);
+}
+
+/* c[rows][vectors * 16], rows ldc apart: the results; raw: the sums alone. */
 static inline __attribute__((always_inline)) void tile(const int rows, const int vectors,
                                                        const gemm_job *job, size_t row,
-                                                       const columns *at, float *out)
+                                                       const columns *at, float *c, size_t ldc,
+                                                       bool raw)
 {
     vf sum[ROWS][VECTORS], w[VECTORS];
     const float *a = job->a + row * job->lda, *b = at->b;
@@ -41,7 +53,7 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     for (int i = 0; i < rows; i++) {
         LB_UNROLL
         for (int v = 0; v < vectors; v++)
-            sum[i][v] = job->from_c ? vf_load(out + (i * VECTORS + v) * (int)LB_LANES)
+            sum[i][v] = job->from_c ? vf_load(c + (size_t)i * ldc + v * (int)LB_LANES)
                                     : vf_set(0.0f);
     }
     for (size_t k = 0; k < job->k; k++, a += job->step, b += at->ldb) {
@@ -59,20 +71,23 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     LB_UNROLL
     for (int i = 0; i < rows; i++) {
         LB_UNROLL
-        for (int v = 0; v < vectors; v++)
-            vf_store(out + (i * VECTORS + v) * (int)LB_LANES, sum[i][v]);
+        for (int v = 0; v < vectors; v++) {
+            float *to = c + (size_t)i * ldc + v * (int)LB_LANES;
+            vf_store(to, raw ? sum[i][v] : result(job, sum[i][v], vf_load(to)));
+        }
     }
 }
 
 #define TILE_CASE(rows)                                                                          \
     case rows:                                                                                   \
         if (at->count > LB_LANES)                                                                \
-            tile(rows, VECTORS, job, row, at, out);                                              \
+            tile(rows, VECTORS, job, row, at, c, ldc, raw);                                      \
         else                                                                                     \
-            tile(rows, 1, job, row, at, out);                                                    \
+            tile(rows, 1, job, row, at, c, ldc, raw);                                            \
         break;
 
-static void tile_any(const gemm_job *job, size_t rows, size_t row, const columns *at, float *out)
+static void tile_any(const gemm_job *job, size_t rows, size_t row, const columns *at, float *c,
+                     size_t ldc, bool raw)
 {
     switch (rows) {
     LB_TILE_CASES(TILE_CASE)
@@ -81,44 +96,36 @@ static void tile_any(const gemm_job *job, size_t rows, size_t row, const columns
     }
 }
 
-/* c = alpha * sum (+ c), or the sum itself for tn. */
-static void finish(const gemm_job *job, size_t row, const columns *at, const float *out)
+/* Columns that fill no vector: in a tile of its own, and then what counts of it. */
+static void run_partial(const gemm_job *job, size_t rows, size_t row, const columns *at)
 {
-    const lb_gemm_args *args = job->args;
-    const vf alpha = vf_set(args->alpha);
-    float *c = row_f32(args->c, row) + at->first;
-    for (size_t i = 0; i < at->count; i += LB_LANES, c += LB_LANES) {
-        size_t count = at->count - i < LB_LANES ? at->count - i : LB_LANES;
-        vf sum = vf_load(out + i);
-        if (args->kind != LB_GEMM_TN && args->accumulate)
-            sum = vf_fma(alpha, sum, count == LB_LANES ? vf_load(c) : vf_load_n(c, count, 0.0f));
-        else if (args->kind != LB_GEMM_TN)
-            sum = vf_mul(alpha, sum);
-        if (count == LB_LANES)
-            vf_store(c, sum);
-        else
-            vf_store_n(c, sum, count);
+    float out[ROWS][WIDTH] __attribute__((aligned(64))) = {{0}};
+    for (size_t i = 0; job->from_c && i < rows; i++)
+        memcpy(out[i], row_f32(job->args->c, row + i) + at->first, at->count * sizeof(float));
+    tile_any(job, rows, row, at, out[0], WIDTH, true);
+    for (size_t i = 0; i < rows; i++) {
+        float *c = row_f32(job->args->c, row + i) + at->first;
+        for (size_t j = 0; j < at->count; j += LB_LANES) {
+            size_t count = at->count - j < LB_LANES ? at->count - j : LB_LANES;
+            vf there = vf_load_n(c + j, count, 0.0f);
+            vf_store_n(c + j, result(job, vf_load(out[i] + j), there), count);
+        }
     }
 }
 
 /* One tile of rows; what is there of C is asked for before the sums are made. */
 static void run_rows(const gemm_job *job, size_t row, size_t end, const columns *at)
 {
-    float out[ROWS][WIDTH] __attribute__((aligned(64)));
-    const lb_gemm_args *args = job->args;
+    lb_tensor c = job->args->c;
     size_t rows = end - row < ROWS ? end - row : ROWS;
     for (size_t i = 0; i < rows; i++) {
-        const float *c = row_f32(args->c, row + i) + at->first;
         for (size_t v = 0; v < at->count; v += LB_LANES)
-            __builtin_prefetch(c + v, 1, 3);
+            __builtin_prefetch(row_f32(c, row + i) + at->first + v, 1, 3);
     }
-    for (size_t i = 0; job->from_c && i < rows; i++) {
-        memset(out[i], 0, sizeof out[i]);
-        memcpy(out[i], row_f32(args->c, row + i) + at->first, at->count * sizeof(float));
-    }
-    tile_any(job, rows, row, at, out[0]);
-    for (size_t i = 0; i < rows; i++)
-        finish(job, row + i, at, out[i]);
+    if (at->count % LB_LANES == 0)
+        tile_any(job, rows, row, at, row_f32(c, row) + at->first, c.stride, false);
+    else
+        run_partial(job, rows, row, at);
 }
 
 /* Row by row, so that C is walked through in the order of memory; at last the columns that fill no
