@@ -189,6 +189,14 @@ static void transpose(lb_tensor b, float *out)
     }
 }
 
+/* Whole tiles, and as few of them as makes `wanted` tasks with those that the columns give. */
+static size_t rows_per_task(size_t m, size_t column_tiles, size_t wanted)
+{
+    size_t parts = (wanted + column_tiles - 1) / column_tiles;
+    size_t rows = ((m + parts - 1) / parts + ROWS - 1) / ROWS * ROWS;
+    return rows < ROWS_PER_TASK ? rows : ROWS_PER_TASK;
+}
+
 lb_status LB_K(lb_cpu_gemm)(void *self, const lb_gemm_args *args)
 {
     lb_cpu *cpu = self;
@@ -211,7 +219,7 @@ lb_status LB_K(lb_cpu_gemm)(void *self, const lb_gemm_args *args)
     bool parallel = job.m * job.n * job.k >= PARALLEL_LEAST && lb_pool_threads(cpu->pool) > 1;
     size_t wanted = parallel ? 4 * (size_t)lb_pool_threads(cpu->pool) : 1;
     size_t tiles = (job.n + WIDTH - 1) / WIDTH;
-    job.rows_per_task = parallel ? ROWS_PER_TASK : job.m;
+    job.rows_per_task = parallel ? rows_per_task(job.m, tiles, wanted) : job.m;
     job.row_tasks = (job.m + job.rows_per_task - 1) / job.rows_per_task;
     size_t parts = (wanted + job.row_tasks - 1) / job.row_tasks;
     job.columns_per_task = (tiles + parts - 1) / parts * WIDTH;
