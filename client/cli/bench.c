@@ -26,6 +26,7 @@ typedef struct bench_result {
     lb_limits limits;
     bench_work work;
     double resident_mb;
+    uint32_t rank;
 } bench_result;
 
 static const char *const phases[] = {"score", "decode", "train"};
@@ -69,6 +70,7 @@ static lb_status measure(const bench_job *job, lb_backend *backend, uint32_t run
                                   median(values + 3 * runs, runs),
                                   median(values + 4 * runs, runs)};
         out->work = bench_count(job);
+        out->rank = job->rank;
     }
     free(values);
     return status;
@@ -117,6 +119,7 @@ static void write_json(const bench_options *o, const lb_backend *backend, lb_dty
     number(&w, "threads", lb_backend_threads(backend));
     number(&w, "tokens", o->tokens);
     number(&w, "batch", o->batch);
+    number(&w, "rank", r->rank);
     number(&w, "prompt", strcmp(o->phase, "decode") == 0 ? o->prompt : 0);
     number(&w, "runs", o->runs);
     lb_jsonw_object_end(&w);
@@ -133,6 +136,8 @@ static void write_table(const bench_options *o, const lb_backend *backend, lb_dt
     lb_table_cell(&table, "value");
     lb_table_cell(&table, "phase");
     lb_table_cell(&table, "%s, %s, %u tokens, batch %u", o->phase, o->dtype, o->tokens, o->batch);
+    lb_table_cell(&table, "adapter");
+    lb_table_cell(&table, r->rank ? "rank %u, all projections" : "none", r->rank);
     lb_table_cell(&table, "backend");
     lb_table_cell(&table, "%s", lb_backend_describe(backend));
     lb_table_cell(&table, "tokens/s");
@@ -166,7 +171,8 @@ static lb_status run(const bench_options *o, lb_buf *out, lb_err *err)
     char path[LB_PATH_MAX];
     lb_backend *backend = NULL;
     bench_result result = {0};
-    bench_job job = {.tokens = o->tokens, .batch = o->batch, .prompt = o->prompt};
+    bench_job job = {.tokens = o->tokens, .batch = o->batch, .prompt = o->prompt,
+                     .rank = o->rank};
     lb_model_options options = {.max_tokens = BENCH_CHUNK};
     size_t phase = 0;
     if (!o->model)
@@ -192,7 +198,7 @@ static lb_status run(const bench_options *o, lb_buf *out, lb_err *err)
     if (status == LB_OK)
         status = check(o, lb_model_get_config(model), job.phase, err);
     if (status == LB_OK)
-        status = bench_prepare(&job, o->rank, err);
+        status = bench_prepare(&job, err);
     if (status == LB_OK)
         status = measure(&job, backend, o->runs, &result, err);
     if (status == LB_OK && o->json)
@@ -208,7 +214,7 @@ static lb_status run(const bench_options *o, lb_buf *out, lb_err *err)
 int lb_cmd_bench(int argc, char **argv)
 {
     bench_options o = {.phase = "score", .dtype = "f32", .tokens = 512, .batch = 1, .prompt = 256,
-                       .rank = 16, .runs = 5};
+                       .runs = 5};
     const lb_option options[] = {
         {.name = "model", .type = LB_OPT_STRING, .out = &o.model, .value = "MODEL",
          .help = "a Hugging Face folder, ORG/NAME in its cache, or a .gguf file (required)"},
@@ -220,8 +226,8 @@ int lb_cmd_bench(int argc, char **argv)
          .value = "B", .help = "sequences or rollouts"},
         {.name = "prompt", .type = LB_OPT_U32, .out = &o.prompt, .min = 1, .max = TOKENS_MAX,
          .value = "P", .help = "tokens of the prompt that all rollouts share"},
-        {.name = "rank", .type = LB_OPT_U32, .out = &o.rank, .min = 1, .max = RANK_MAX,
-         .value = "R", .help = "of the adapter that is trained, on all projections"},
+        {.name = "rank", .type = LB_OPT_U32, .out = &o.rank, .max = RANK_MAX,
+         .value = "R", .help = "of an adapter on all projections; 0: none, but 16 to train"},
         {.name = "dtype", .type = LB_OPT_STRING, .out = &o.dtype, .value = LB_DTYPE_NAMES,
          .help = "how the weights are stored and multiplied"},
         {.name = "threads", .type = LB_OPT_U32, .out = &o.threads, .max = 1024, .value = "N",

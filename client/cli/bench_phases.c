@@ -9,7 +9,7 @@
 
 #define SEED 1u
 
-lb_status bench_prepare(bench_job *job, uint32_t rank, lb_err *err)
+lb_status bench_prepare(bench_job *job, lb_err *err)
 {
     const lb_model_config *c = lb_model_get_config(job->model);
     size_t count = job->phase == BENCH_DECODE ? job->prompt : (size_t)job->batch * job->tokens;
@@ -21,9 +21,12 @@ lb_status bench_prepare(bench_job *job, uint32_t rank, lb_err *err)
         lb_rng_block(SEED, counter, word);
         job->ids[i] = word[0] % c->vocab;
     }
-    if (job->phase != BENCH_TRAIN)
+    if (job->rank == 0 && job->phase == BENCH_TRAIN)
+        job->rank = BENCH_RANK;
+    if (job->rank == 0)
         return LB_OK;
-    lb_lora_config lora = {.rank = rank, .alpha = 2.0 * rank, .targets = LB_LORA_ALL_TARGETS};
+    lb_lora_config lora = {.rank = job->rank, .alpha = 2.0 * job->rank,
+                           .targets = LB_LORA_ALL_TARGETS};
     lb_status status = lb_lora_layout_create(c, &lora, &job->layout, err);
     if (status != LB_OK)
         return status;
@@ -59,7 +62,7 @@ static lb_status run_score(const bench_job *job, double *seconds, lb_err *err)
             .logprob = logprob + (size_t)i * job->tokens};
     double start = lb_clock_seconds();
     if (status == LB_OK)
-        status = lb_model_score(job->model, NULL, requests, job->batch, err);
+        status = lb_model_score(job->model, job->adapter, requests, job->batch, err);
     *seconds = lb_clock_seconds() - start;
     free(requests);
     free(logprob);
@@ -76,8 +79,8 @@ static lb_status generate(const bench_job *job, uint32_t tokens, double *seconds
     if (!rollouts)
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for %u rollouts", job->batch);
     double start = lb_clock_seconds();
-    lb_status status = lb_model_generate(job->model, NULL, &prompt, 1, job->batch, 0, &params,
-                                         rollouts, err);
+    lb_status status = lb_model_generate(job->model, job->adapter, &prompt, 1, job->batch, 0,
+                                         &params, rollouts, err);
     *seconds = lb_clock_seconds() - start;
     for (uint32_t i = 0; status == LB_OK && i < job->batch; i++)
         lb_rollout_free(&rollouts[i]);
@@ -171,6 +174,7 @@ bench_work bench_count(const bench_job *job)
     shape s = shape_of(c);
     double batch = job->batch, n = job->tokens, stored = (double)lb_model_weight_bytes(job->model);
     bench_work w = {0};
+    s.weights += job->rank * s.lora;
     if (job->phase == BENCH_DECODE) {
         /* Rows of steps 2 .. n see the prompt and what was drawn before. */
         double rows = batch * (n - 1), keys = rows * (job->prompt + n / 2);
@@ -185,10 +189,8 @@ bench_work bench_count(const bench_job *job)
     w.tokens = batch * n;
     w.flops = 2 * rows * (s.weights + s.head) + 4 * keys * s.per_key;
     w.bytes = (passes < 1 ? 1 : passes) * stored;
-    if (job->phase == BENCH_TRAIN) {
-        double rank = job->layout.count ? job->layout.modules[0].rank : 0;
+    if (job->phase == BENCH_TRAIN)
         w.flops += 2 * rows * (s.weights + s.head - s.first_qkv) + 8 * keys * s.per_key +
-                   6 * rows * rank * s.lora;
-    }
+                   2 * rows * job->rank * s.lora;
     return w;
 }

@@ -3,7 +3,7 @@
 # limbeck bench in every phase, and the dtypes whose error a teacher publishes.
 . "$(dirname "$0")/lib.sh"
 
-fields="tokens_per_s gflops limit_gflops limit_share gb_per_s limit_gb_per_s rss_mb seconds phase dtype threads tokens batch"
+fields="tokens_per_s gflops limit_gflops limit_share gb_per_s limit_gb_per_s rss_mb seconds phase dtype threads tokens batch rank"
 # bench NAME ARGS...: one run must print one JSON object with every field, and rates above 0.
 bench() {
   local name=$1 out missing=""
@@ -18,7 +18,8 @@ bench() {
 }
 bench "scoring in f32" --phase score --tokens 64 --batch 2 --dtype f32
 bench "scoring in int8" --phase score --tokens 64 --dtype int8
-bench "decoding in bf16" --phase decode --tokens 8 --batch 3 --prompt 20 --dtype bf16
+bench "decoding in bf16" --phase decode --tokens 32 --batch 3 --prompt 20 --dtype bf16
+bench "decoding with an adapter" --phase decode --tokens 32 --batch 3 --prompt 20 --rank 8 --dtype fast
 bench "training" --phase train --tokens 24 --batch 2 --rank 4
 bench "training in fast" --phase train --tokens 24 --batch 2 --rank 4 --dtype fast
 
