@@ -36,8 +36,8 @@ LB_NODISCARD lb_status lb_backend_open(const char *name, uint32_t threads, const
                                        lb_backend **out, lb_err *err);
 void lb_backend_close(lb_backend *backend);
 /* The CPU's instruction sets that have kernels and that this chip has, the fastest first; NULL from
- * the last on. "avx512vnni", "avx512", "avx2vnni", "avx2" on x86, "neondot", "neon" on Arm, and
- * "portable". */
+ * the last on. "avx512amx", "avx512vnni", "avx512", "avx2vnni", "avx2" on x86, "neondot", "neon" on
+ * Arm, and "portable". */
 const char *lb_backend_isa(size_t index);
 const char *lb_backend_describe(const lb_backend *backend);  /* "cpu avx512, 2 threads" */
 uint32_t lb_backend_threads(const lb_backend *backend);

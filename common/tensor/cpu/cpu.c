@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "common/tensor/cpu/cpu.h"
+#include "common/tensor/cpu/amx.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +18,7 @@
 typedef struct isa_row {
     const char *name;
     const lb_backend_table *table;
+    bool amx;
 } isa_row;
 
 void *lb_cpu_room(size_t bytes)
@@ -139,7 +140,7 @@ void lb_cpu_close(void *self)
     free(cpu);
 }
 
-#define ISAS_MAX 5
+#define ISAS_MAX 6
 
 #if defined(__x86_64__)
 /* AVX-VNNI, which not every compiler's __builtin_cpu_supports knows. */
@@ -158,22 +159,25 @@ static size_t supported(isa_row rows[ISAS_MAX])
     __builtin_cpu_init();
     bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    if (avx512 && __builtin_cpu_supports("avx512vnni"))
-        rows[count++] = (isa_row){"avx512vnni", &lb_cpu_table_avx512vnni};
+    bool avx512vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    if (avx512vnni && lb_amx_there())
+        rows[count++] = (isa_row){"avx512amx", &lb_cpu_table_avx512vnni, true};
+    if (avx512vnni)
+        rows[count++] = (isa_row){.name = "avx512vnni", .table = &lb_cpu_table_avx512vnni};
     if (avx512)
-        rows[count++] = (isa_row){"avx512", &lb_cpu_table_avx512};
+        rows[count++] = (isa_row){.name = "avx512", .table = &lb_cpu_table_avx512};
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (avx2 && has_avx_vnni())
-        rows[count++] = (isa_row){"avx2vnni", &lb_cpu_table_avx2vnni};
+        rows[count++] = (isa_row){.name = "avx2vnni", .table = &lb_cpu_table_avx2vnni};
     if (avx2)
-        rows[count++] = (isa_row){"avx2", &lb_cpu_table_avx2};
+        rows[count++] = (isa_row){.name = "avx2", .table = &lb_cpu_table_avx2};
 #endif
 #if defined(__aarch64__)
     if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
-        rows[count++] = (isa_row){"neondot", &lb_cpu_table_neondot};
-    rows[count++] = (isa_row){"neon", &lb_cpu_table_neon};
+        rows[count++] = (isa_row){.name = "neondot", .table = &lb_cpu_table_neondot};
+    rows[count++] = (isa_row){.name = "neon", .table = &lb_cpu_table_neon};
 #endif
-    rows[count++] = (isa_row){"portable", &lb_cpu_table_portable};
+    rows[count++] = (isa_row){.name = "portable", .table = &lb_cpu_table_portable};
     return count;
 }
 
@@ -217,6 +221,7 @@ lb_status lb_cpu_open(uint32_t threads, const char *isa, lb_backend *out, lb_err
         lb_cpu_close(cpu);
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for the CPU backend");
     }
+    cpu->amx = row.amx;
     out->table = row.table;
     out->self = cpu;
     snprintf(out->description, sizeof out->description, "cpu %s, %u thread%s", row.name, count,

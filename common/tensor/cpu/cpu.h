@@ -14,6 +14,7 @@
 
 typedef struct lb_cpu {
     lb_pool *pool;
+    bool amx;                  /* 8-bit products by AMX (amx.h) */
     void **scratch;            /* [threads], each of scratch_bytes */
     size_t scratch_bytes;
     void *shared;              /* packed operands of one product */
@@ -106,6 +107,7 @@ typedef struct lb_quantised {
     size_t stride;             /* bytes */
     const float *scales;       /* [rows][blocks] */
     size_t blocks;
+    bool amx;                  /* 8-bit ones are multiplied by AMX */
 } lb_quantised;
 
 /* The same from row `first` on. */
@@ -114,7 +116,7 @@ static inline lb_quantised lb_quantised_from(const lb_quantised *q, size_t first
     if (!q->rows)
         return *q;
     return (lb_quantised){q->rows + first * q->stride, q->stride, q->scales + first * q->blocks,
-                          q->blocks};
+                          q->blocks, q->amx};
 }
 
 /* Rows of x as integers on this thread: row r at rows + r * stride, whole vectors, and its scales

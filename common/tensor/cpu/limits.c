@@ -3,7 +3,7 @@
  * What the machine can do: multiply-adds in registers, and reading memory. Each thread runs twelve
  * independent chains of instructions, which hides the latency of every chip that is known.
  */
-#include "common/tensor/cpu/cpu.h"
+#include "common/tensor/cpu/amx.h"
 #include "common/tensor/cpu/simd_int.h"
 
 #include "common/base/clock.h"
@@ -16,6 +16,8 @@
 #define CHAINS 12
 #endif
 #define STEPS 500000u
+#define AMX_STEPS 50000u
+#define AMX_DOT (2.0 * LB_AMX_ROWS * LB_LANES * 64.0)   /* operations of one instruction */
 #define TASKS_PER_THREAD 8u
 #define TASKS_MAX 2048u        /* of 256 threads */
 #define READ_BYTES ((size_t)256 << 20)
@@ -24,7 +26,7 @@
 typedef struct limits_job {
     float *memory;             /* [READ_BYTES / 4] */
     float *sink;               /* [tasks] so that the work is done */
-    int kind;                  /* 0 f32, 1 int16, 2 int8 */
+    int kind;                  /* 0 f32, 1 int16, 2 int8, 3 int8 by AMX */
 } limits_job;
 
 /* Lanes that differ, and in no way that a compiler can see: of a register's parts that are equal
@@ -86,6 +88,12 @@ static void int_task(void *arg, size_t index, size_t thread)
 {
     const limits_job *job = arg;
     (void)thread;
+#if defined(LB_ISA_AVX512) && defined(LB_ISA_VNNI)
+    if (job->kind == 3) {
+        lb_amx_chains(AMX_STEPS);
+        return;
+    }
+#endif
     if (job->kind == 2)
         int_chains(job, index, true);
     else
@@ -130,8 +138,10 @@ lb_status LB_K(lb_cpu_limits)(void *self, lb_limits *out)
     out->f32_gflops = 2.0 * steps / seconds_of(cpu, tasks, f32_task, &job);
     job.kind = 1;
     out->int16_gops = 4.0 * steps / seconds_of(cpu, tasks, int_task, &job);
-    job.kind = 2;
-    out->int8_gops = 8.0 * steps / seconds_of(cpu, tasks, int_task, &job);
+    job.kind = cpu->amx ? 3 : 2;
+    double bytes = cpu->amx ? (double)tasks * AMX_STEPS * LB_AMX_CHAINS * AMX_DOT / 1e9
+                            : 8.0 * steps;
+    out->int8_gops = bytes / seconds_of(cpu, tasks, int_task, &job);
     memset(job.memory, 0, READ_BYTES);
     out->read_gb_per_s = (double)READ_BYTES / 1e9 / seconds_of(cpu, READ_TASKS, read_task, &job);
     free(job.memory);

@@ -7,7 +7,7 @@
  * neither the rows beside it nor the tile's size. bf16 panels hold two k side by side in a lane and
  * are expanded as they are read, which is exact.
  */
-#include "common/tensor/cpu/cpu.h"
+#include "common/tensor/cpu/amx.h"
 
 #define ROWS LB_TILE_ROWS
 #define VECTORS LB_TILE_VECTORS
@@ -115,11 +115,46 @@ static void tile_float(const lb_product *p, size_t rows, size_t row, size_t colu
     }
 }
 
-/* One tile of `rows` (1 .. ROWS) rows and VECTORS * 16 columns from `column`. */
-static void tile_any(const lb_product *p, size_t rows, size_t row, size_t column,
+/* A tile of integers by AMX, which the kernels for VNNI alone know of, or by vectors. */
+#if defined(LB_ISA_AVX512) && defined(LB_ISA_VNNI)
+#define ROWS_MOST LB_AMX_ROWS
+_Static_assert(VECTORS * LB_LANES == LB_AMX_COLUMNS, "a tile is as wide as AMX's");
+
+static void tile_integers(const lb_product *p, lb_amx *amx, size_t rows, size_t row,
+                          size_t column, const char *ahead, float *out, size_t ld)
+{
+    if (p->q->amx)
+        lb_amx_tile(amx, p, rows, row, column, out, ld);
+    else
+        LB_K(lb_tile_int)(p, rows, row, column, ahead, out, ld);
+}
+
+static void end_integers(lb_amx *amx)
+{
+    lb_amx_end(amx);
+}
+#else
+#define ROWS_MOST ROWS
+
+static void tile_integers(const lb_product *p, lb_amx *amx, size_t rows, size_t row,
+                          size_t column, const char *ahead, float *out, size_t ld)
+{
+    (void)amx;
+    LB_K(lb_tile_int)(p, rows, row, column, ahead, out, ld);
+}
+
+static void end_integers(lb_amx *amx)
+{
+    (void)amx;
+}
+#endif
+
+/* One tile of `rows` (1 .. ROWS, with AMX LB_AMX_ROWS) rows and VECTORS * 16 columns from
+ * `column`. */
+static void tile_any(const lb_product *p, lb_amx *amx, size_t rows, size_t row, size_t column,
                      const char *ahead)
 {
-    float spare[ROWS * VECTORS * LB_LANES] __attribute__((aligned(64)));
+    float spare[ROWS_MOST * VECTORS * LB_LANES] __attribute__((aligned(64)));
     bool whole = column + VECTORS * LB_LANES <= p->n && !p->accumulate && !p->bias &&
                  p->alpha == 1.0f;
     float *out = whole ? p->c + row * p->ldc + column : spare;
@@ -130,7 +165,7 @@ static void tile_any(const lb_product *p, size_t rows, size_t row, size_t column
             __builtin_prefetch(p->c + (row + i) * p->ldc + v, 1, 3);
     }
     if (lb_dtype_is_integer(p->stored))
-        LB_K(lb_tile_int)(p, rows, row, column, ahead, out, ld);
+        tile_integers(p, amx, rows, row, column, ahead, out, ld);
     else
         tile_float(p, rows, row, column, ahead, out, ld);
     for (size_t i = 0; !whole && i < rows; i++) {
@@ -156,14 +191,17 @@ void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_
 {
     const size_t width = VECTORS * LB_LANES;
     size_t begin = panel * LB_PANEL, end = (panel + panels) * LB_PANEL;
+    lb_amx amx = {0};
+    size_t most = lb_dtype_is_integer(p->stored) && p->q->amx ? ROWS_MOST : ROWS;
     if (end > p->n)
         end = p->n;
     for (size_t column = begin; column < end; column += width) {
-        for (size_t row = 0; row < rows; row += ROWS) {
-            size_t count = rows - row < ROWS ? rows - row : ROWS;
-            tile_any(p, count, first + row, column, ahead_of(p, column, row, end));
+        for (size_t row = 0; row < rows; row += most) {
+            size_t count = rows - row < most ? rows - row : most;
+            tile_any(p, &amx, count, first + row, column, ahead_of(p, column, row, end));
         }
     }
+    end_integers(&amx);
 }
 
 /* The panels of all products, one after the other, in tasks of panels_per_task. */

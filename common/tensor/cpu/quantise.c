@@ -90,6 +90,7 @@ lb_status LB_K(lb_quantise_rows)(lb_cpu *cpu, lb_dtype stored, lb_tensor x, lb_q
     job.rows = cpu->rows;
     job.scales = (float *)(void *)(job.rows + bytes);
     lb_pool_run(cpu->pool, (x.rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, quantise_task, &job);
-    *out = (lb_quantised){job.rows, stride, job.scales, job.blocks};
+    *out = (lb_quantised){job.rows, stride, job.scales, job.blocks,
+                          cpu->amx && stored == LB_INT8};
     return LB_OK;
 }
