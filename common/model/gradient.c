@@ -44,8 +44,8 @@ static void project_backward(const pass *p, size_t layer, lb_projection projecti
         lb_tensor du = lb_ops_alloc(ops, LB_F32, x.rows, a.rows);
         lb_gemm_nn(ops, u, x, p->adapter->a_turned[slot], p->adapter->scale[slot], false);
         lb_gemm_nn(ops, du, dy, b, p->adapter->scale[slot], false);
-        lb_gemm_tn(ops, p->grad_b[slot], dy, u, 1.0f, true);
-        lb_gemm_tn(ops, p->grad_a[slot], du, x, 1.0f, true);
+        lb_gemm_tn(ops, p->grad_b[slot], dy, u, true);
+        lb_gemm_tn(ops, p->grad_a[slot], du, x, true);
         if (dx.data)
             lb_gemm_nn(ops, dx, du, a, 1.0f, true);
     }

@@ -65,13 +65,10 @@ static inline lb_packing_sizes lb_packing_bytes(size_t n, size_t k, lb_dtype sto
     };
 }
 
-/* The three f32 products differ in how A and B are read. */
-typedef enum lb_gemm_kind { LB_GEMM_NT, LB_GEMM_NN, LB_GEMM_TN } lb_gemm_kind;
-
 typedef struct lb_gemm_args {
-    lb_gemm_kind kind;
+    bool tn;                   /* A is [K, M], and sums go on from C */
     lb_tensor c, a, b;
-    float alpha;
+    float alpha;               /* of nn */
     bool accumulate;
 } lb_gemm_args;
 

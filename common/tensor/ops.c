@@ -405,21 +405,15 @@ static void gemm(lb_ops *ops, const lb_gemm_args *args, bool fits)
         done(ops, CALL(gemm, args), "gemm failed");
 }
 
-void lb_gemm_nt(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate)
-{
-    lb_gemm_args args = {LB_GEMM_NT, c, a, b, alpha, accumulate};
-    gemm(ops, &args, a.cols == b.cols && c.rows == a.rows && c.cols == b.rows);
-}
-
 void lb_gemm_nn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate)
 {
-    lb_gemm_args args = {LB_GEMM_NN, c, a, b, alpha, accumulate};
+    lb_gemm_args args = {false, c, a, b, alpha, accumulate};
     gemm(ops, &args, a.cols == b.rows && c.rows == a.rows && c.cols == b.cols);
 }
 
-void lb_gemm_tn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate)
+void lb_gemm_tn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, bool accumulate)
 {
-    lb_gemm_args args = {LB_GEMM_TN, c, a, b, alpha, accumulate};
+    lb_gemm_args args = {true, c, a, b, 1.0f, accumulate};
     gemm(ops, &args, a.rows == b.rows && c.rows == a.cols && c.cols == b.cols);
 }
 

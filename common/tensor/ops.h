@@ -144,13 +144,12 @@ void lb_copy(lb_ops *ops, lb_tensor to, lb_tensor from);
 void lb_gather_rows(lb_ops *ops, lb_tensor to, lb_tensor from, const uint32_t *index);
 void lb_scatter_rows(lb_ops *ops, lb_tensor to, lb_tensor from, const uint32_t *index);
 
-/* C = alpha * A op B (+ C when accumulate), all f32 tensors:
- *   nt: A[M, K] B[N, K]^T     nn: A[M, K] B[K, N]     tn: A[K, M]^T B[K, N]
- * Sums run over K in order. tn with accumulate goes on from what C holds, with alpha in B, so that
- * the bits do not depend on how K is cut into calls. */
-void lb_gemm_nt(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);
+/* C[M, N] = alpha A[M, K] B[K, N] (+ C when accumulate), all f32 tensors. Sums run over K in
+ * order. */
 void lb_gemm_nn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);
-void lb_gemm_tn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, float alpha, bool accumulate);
+/* C[M, N] = A[K, M]^T B[K, N] (+ C when accumulate). The sums go on from what C holds, so that the
+ * bits do not depend on how K is cut into calls. */
+void lb_gemm_tn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, bool accumulate);
 
 /* Keys and values are kept in pages of LB_KV_PAGE tokens. Position p of a sequence is lane
  * p % LB_KV_PAGE of page pages[p / LB_KV_PAGE]; sequences may have pages in common. A cache is two

@@ -144,8 +144,8 @@ static void swiglu(bench *b, args *a) { lb_swiglu(b->ops, a->z, a->x, a->y); }
 static void rope(bench *b, args *a) { lb_rope(b->ops, a->x, 64, a->table, a->ids, false); }
 static void lora_down(bench *b, args *a) { lb_gemm_nn(b->ops, a->y, a->x, a->z, 1.0f, false); }
 static void lora_up(bench *b, args *a) { lb_gemm_nn(b->ops, a->x, a->y, a->gain, 0.5f, true); }
-static void lora_grad_a(bench *b, args *a) { lb_gemm_tn(b->ops, a->gain, a->y, a->x, 1.0f, true); }
-static void lora_grad_b(bench *b, args *a) { lb_gemm_tn(b->ops, a->z, a->x, a->y, 1.0f, true); }
+static void lora_grad_a(bench *b, args *a) { lb_gemm_tn(b->ops, a->gain, a->y, a->x, true); }
+static void lora_grad_b(bench *b, args *a) { lb_gemm_tn(b->ops, a->z, a->x, a->y, true); }
 
 /* ---- cases ---- */
 

@@ -190,9 +190,8 @@ static void bad_swiglu(shapes *s) { lb_swiglu(s->ops, s->a34, s->b34, s->c43); }
 static void bad_copy(shapes *s) { lb_copy(s->ops, s->a34, s->d44); }
 static void bad_gather(shapes *s) { lb_gather_rows(s->ops, s->a34, s->b34, high); }
 static void bad_scatter(shapes *s) { lb_scatter_rows(s->ops, s->a34, s->b34, high); }
-static void bad_nt(shapes *s) { lb_gemm_nt(s->ops, s->d44, s->a34, s->b34, 1, false); }
 static void bad_nn(shapes *s) { lb_gemm_nn(s->ops, s->d44, s->a34, s->b34, 1, false); }
-static void bad_tn(shapes *s) { lb_gemm_tn(s->ops, s->c43, s->a34, s->b34, 1, false); }
+static void bad_tn(shapes *s) { lb_gemm_tn(s->ops, s->c43, s->a34, s->b34, false); }
 /* Rows of b34 over a cache of two pages of one head of 4. */
 static void attend(shapes *s, const lb_kv_row *rows, const lb_attention_shape *shape)
 {
@@ -290,7 +289,7 @@ static const struct {
     {"linear packing", bad_linear_packing}, {"bias", bad_bias}, {"norm", bad_norm},
     {"rope dim", bad_rope_dim}, {"rope position", bad_rope_row}, {"swiglu", bad_swiglu},
     {"copy", bad_copy}, {"gather", bad_gather}, {"scatter", bad_scatter},
-    {"nt", bad_nt}, {"nn", bad_nn}, {"tn", bad_tn}, {"page", bad_page},
+    {"nn", bad_nn}, {"tn", bad_tn}, {"page", bad_page},
     {"later page", bad_later_page}, {"cache", bad_cache}, {"kv slot", bad_kv_slot},
     {"no keys", bad_no_keys}, {"heads", bad_heads},
     {"target", bad_target}, {"no targets", bad_no_targets}, {"top without logprob", bad_top_half},

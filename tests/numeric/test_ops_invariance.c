@@ -149,17 +149,17 @@ static void run_gemm(const run *r)
 {
     /* More rows of A than tn takes at a time. */
     enum { K = 150, N = 50 };
-    lb_tensor nt = input(r, 13, N, 1.0f), nn = blank(r->f, r->rows, N);
+    lb_tensor more = input(r, 13, N, 1.0f), nn = blank(r->f, r->rows, N);
     lb_tensor tn = blank(r->f, r->rows, N), a = input(r, 14, K, 1.0f);
     float *at = floats(K * r->rows);
     for (size_t k = 0; k < K; k++) {
         for (size_t i = 0; i < r->rows; i++)
             at[k * r->rows + i] = noise(15, r->first + i, k, 1.0f);
     }
-    lb_gemm_nt(r->f->ops, nt, a, constant(r, 44, N, K), 0.5f, true);
+    lb_gemm_nn(r->f->ops, more, a, constant(r, 44, K, N), 0.5f, true);
     lb_gemm_nn(r->f->ops, nn, a, constant(r, 45, K, N), 2.0f, false);
-    lb_gemm_tn(r->f->ops, tn, upload(r->f, at, K, r->rows), constant(r, 45, K, N), 3.0f, false);
-    collect(r, nt, 3 * N, 0);
+    lb_gemm_tn(r->f->ops, tn, upload(r->f, at, K, r->rows), constant(r, 45, K, N), false);
+    collect(r, more, 3 * N, 0);
     collect(r, nn, 3 * N, N);
     collect(r, tn, 3 * N, 2 * N);
     free(at);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Products of f32 tensors, as LoRA has them: one side is the rank, so nothing is worth packing. B
- * is read as it stands, [k][n]; only for nt it is transposed first, and what is left of a column
- * tile is copied with zeros beside it. For tn A is read down its columns.
+ * is read as it stands, [k][n]; what is left of a column tile is copied with zeros beside it. For
+ * tn A is read down its columns.
  */
 #include "common/tensor/cpu/cpu.h"
 
@@ -34,7 +34,7 @@ typedef struct columns {
 static inline vf result(const gemm_job *job, vf sum, vf c)
 {
     const lb_gemm_args *args = job->args;
-    if (args->kind == LB_GEMM_TN)
+    if (args->tn)
         return sum;
     return args->accumulate ? vf_fma(vf_set(args->alpha), sum, c)
                             : vf_mul(vf_set(args->alpha), sum);
@@ -48,7 +48,6 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
 {
     vf sum[ROWS][VECTORS], w[VECTORS];
     const float *a = job->a + row * job->lda, *b = at->b;
-    const vf alpha = vf_set(job->args->kind == LB_GEMM_TN ? job->args->alpha : 1.0f);
     LB_UNROLL
     for (int i = 0; i < rows; i++) {
         LB_UNROLL
@@ -59,7 +58,7 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     for (size_t k = 0; k < job->k; k++, a += job->step, b += at->ldb) {
         LB_UNROLL
         for (int v = 0; v < vectors; v++)
-            w[v] = vf_mul(alpha, vf_load(b + v * (int)LB_LANES));
+            w[v] = vf_load(b + v * (int)LB_LANES);
         LB_UNROLL
         for (int i = 0; i < rows; i++) {
             vf x = vf_set(a[(size_t)i * job->lda]);
@@ -162,7 +161,7 @@ static void gemm_task(void *arg, size_t index, size_t thread)
     size_t column = index / job->row_tasks * job->columns_per_task;
     size_t last = column + job->columns_per_task < job->n ? column + job->columns_per_task
                                                           : job->n;
-    if (job->args->kind != LB_GEMM_TN) {
+    if (!job->args->tn) {
         run_columns(job, first, end, column, last, copy);
         return;
     }
@@ -177,18 +176,6 @@ static void gemm_task(void *arg, size_t index, size_t thread)
     }
 }
 
-/* b[n, k] as [k][n] in `out`. */
-static void transpose(lb_tensor b, float *out)
-{
-    for (size_t first = 0; first < b.cols; first += LB_LANES) {
-        size_t end = b.cols - first < LB_LANES ? b.cols : first + LB_LANES;
-        for (size_t n = 0; n < b.rows; n++) {
-            for (size_t k = first; k < end; k++)
-                out[k * b.rows + n] = row_f32(b, n)[k];
-        }
-    }
-}
-
 /* Whole tiles, and as few of them as makes `wanted` tasks with those that the columns give. */
 static size_t rows_per_task(size_t m, size_t column_tiles, size_t wanted)
 {
@@ -200,22 +187,15 @@ static size_t rows_per_task(size_t m, size_t column_tiles, size_t wanted)
 lb_status LB_K(lb_cpu_gemm)(void *self, const lb_gemm_args *args)
 {
     lb_cpu *cpu = self;
-    bool tn = args->kind == LB_GEMM_TN, nt = args->kind == LB_GEMM_NT;
+    bool tn = args->tn;
     gemm_job job = {
         .cpu = cpu, .args = args, .a = args->a.data, .b = args->b.data,
         .lda = tn ? 1 : args->a.stride, .step = tn ? args->a.stride : 1, .ldb = args->b.stride,
         .m = args->c.rows, .n = args->c.cols, .k = tn ? args->a.rows : args->a.cols,
     };
     lb_status status = lb_cpu_scratch(cpu, job.k * WIDTH * sizeof(float));
-    if (status == LB_OK && nt)
-        status = lb_cpu_shared(cpu, job.k * job.n * sizeof(float));
     if (status != LB_OK || job.m == 0)
         return status;
-    if (nt) {
-        transpose(args->b, cpu->shared);
-        job.b = cpu->shared;
-        job.ldb = job.n;
-    }
     bool parallel = job.m * job.n * job.k >= PARALLEL_LEAST && lb_pool_threads(cpu->pool) > 1;
     size_t wanted = parallel ? 4 * (size_t)lb_pool_threads(cpu->pool) : 1;
     size_t tiles = (job.n + WIDTH - 1) / WIDTH;
