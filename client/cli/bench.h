@@ -5,16 +5,16 @@
  * FLOPs of a pass: 2 for each weight of the matrices (head included) and row, 4 * heads * head_dim
  * for each row and key it sees, 2 * rank * (in + out) a row for an adapter. A gradient counts the
  * forward, the same again for dx (layer 0's q, k, v need none), 8 * heads * head_dim a row and key
- * for attention, and 6 * rank * (in + out)
- * for LoRA; what is computed twice counts once. Bytes: the weights once for each pass; to
- * decode also the prompt's keys and values once a step, and each row's own.
+ * for attention, and 6 * rank * (in + out) for LoRA; what is computed twice counts once. Bytes: the
+ * weights once for each pass; to decode also the prompt's keys and values once a step, and each
+ * row's own.
  */
 #ifndef LB_CLIENT_CLI_BENCH_H
 #define LB_CLIENT_CLI_BENCH_H
 
 #include "common/model/model.h"
 
-#define BENCH_RANK 16u
+#define BENCH_RANK 16u         /* to train, unless another is named */
 #define BENCH_CHUNK 512u       /* rows of a pass; bytes are counted by it */
 
 typedef enum bench_phase { BENCH_SCORE, BENCH_DECODE, BENCH_TRAIN } bench_phase;

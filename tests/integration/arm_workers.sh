@@ -16,7 +16,7 @@ chmod +x "$tmp/arm/limbeck-worker"
 
 # digest_with DTYPE KIND...: of the adapter after a worker of each of these kinds has pushed units.
 digest_with() {
-  local dtype=$1 kind n=0 job name
+  local dtype=$1 kind n=0 job
   shift
   start coordinator limbeck-coordinator --data "$tmp/data-$dtype-$*" --listen 127.0.0.1:0 \
     --model "student=$models/student" --teacher "teacher=$url_teacher" --lease-ttl-ms 60000 >&2 || return
@@ -29,10 +29,7 @@ digest_with() {
     bin=$here
   done
   job=$("$bin/limbeck" job create --file "$tmp/job.json" --data "$data/train.jsonl")
-  "$bin/limbeck" job watch "$job" >"$tmp/watch.out" 2>"$tmp/watch.err" || { fail "job" "$(tail -n 3 "$tmp/watch.err")" >&2; return; }
-  name=$("$bin/limbeck" job show "$job" | awk '$1 == "adapter" {print $2}')
-  rm -rf "$tmp/adapter"
-  "$bin/limbeck" adapter get "$name" --out "$tmp/adapter" >/dev/null
+  digest_of "$job"
   while [ $n -gt 0 ]; do
     stop "w$n"
     grep -q unit_pushed "$tmp/w$n.err" || fail "arm: worker $n of $*" "it pushed nothing" >&2
@@ -40,7 +37,6 @@ digest_with() {
     n=$((n - 1))
   done
   stop coordinator
-  sha256sum "$tmp/adapter/adapter_model.safetensors" | cut -d' ' -f1
 }
 
 for dtype in f32 fast; do

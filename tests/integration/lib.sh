@@ -89,3 +89,11 @@ await_step() {
   done
   return 1
 }
+
+# digest_of JOB: of the last version of its adapter, once the job has succeeded; also in $tmp/adapter.
+digest_of() {
+  "$bin/limbeck" job watch "$1" >"$tmp/watch.out" 2>"$tmp/watch.err" || { fail "job" "$(tail -n 3 "$tmp/watch.err")"; return; }
+  rm -rf "$tmp/adapter"
+  "$bin/limbeck" adapter get "$("$bin/limbeck" job show "$1" | awk '$1 == "adapter" {print $2}')" --out "$tmp/adapter" >/dev/null
+  sha256sum "$tmp/adapter/adapter_model.safetensors" | cut -d' ' -f1
+}

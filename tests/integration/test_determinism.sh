@@ -21,12 +21,6 @@ coordinator() {   # coordinator DATA ADDRESS
 worker() {        # worker NAME OPTIONS...
   start "$1" limbeck-worker --coordinator "$url_coordinator" --model "student=$models/student" --name "$1" --threads 1 "${@:2}"
 }
-digest_of() {     # digest_of JOB: of the last version, once the job has succeeded
-  "$bin/limbeck" job watch "$1" >"$tmp/watch.out" 2>"$tmp/watch.err" || { fail "job" "$(tail -n 3 "$tmp/watch.err")"; return; }
-  rm -rf "$tmp/adapter"
-  "$bin/limbeck" adapter get "$("$bin/limbeck" job show "$1" | awk '$1 == "adapter" {print $2}')" --out "$tmp/adapter" >/dev/null
-  sha256sum "$tmp/adapter/adapter_model.safetensors" | cut -d' ' -f1
-}
 submit() { "$bin/limbeck" job create --file "$tmp/job.json" --data "$data/train.jsonl"; }
 
 reference=
