@@ -20,20 +20,42 @@ static bool there(void)
     return false;
 }
 
-static float *product(const char *isa, uint32_t threads, size_t m, size_t n, size_t k)
+typedef struct size {
+    size_t m, n, k;
+} size;
+
+/* x W^T, or dy W where W is [k, n]; 1 is added to what is there. */
+static float *product(const char *isa, uint32_t threads, size s, lb_dtype dtype, bool back)
 {
     fixture f;
-    float *x = matrix(1, 0, m, k, 1.0f), *w = matrix(2, 0, n, k, 1.0f);
+    float *x = matrix(1, 0, s.m, s.k, 1.0f), *w = matrix(2, 0, s.n, s.k, 1.0f);
+    float *one = matrix(3, 0, s.m, s.n, 1.0f);
     fixture_open(&f, threads, isa);
-    lb_weight *weight = pack_weight(&f, w, n, k, LB_INT8, LB_WEIGHT_FORWARD);
-    lb_tensor out = blank(&f, m, n);
-    lb_linear(f.ops, out, upload(&f, x, m, k), weight, (lb_tensor){0});
+    lb_weight *weight = back ? pack_weight(&f, w, s.k, s.n, dtype, LB_WEIGHT_BACKWARD)
+                             : pack_weight(&f, w, s.n, s.k, dtype, LB_WEIGHT_FORWARD);
+    lb_tensor out = upload(&f, one, s.m, s.n), rows = upload(&f, x, s.m, s.k);
+    if (back)
+        lb_linear_backward(f.ops, out, rows, weight, true);
+    else
+        lb_linear(f.ops, out, rows, weight, (lb_tensor){0});
     float *got = download(&f, out);
     lb_weight_free(weight);
     fixture_close(&f);
     free(x);
     free(w);
+    free(one);
     return got;
+}
+
+static void compare(size s, lb_dtype dtype, bool back)
+{
+    float *want = product("avx512vnni", 1, s, dtype, back);
+    float *got = product("avx512amx", 1 + (uint32_t)(s.m % 2), s, dtype, back);
+    if (memcmp(got, want, s.m * s.n * sizeof *got) != 0)
+        fail_msg("%zu rows, %zu columns, depth %zu in %s differ", s.m, s.n, s.k,
+                 lb_dtype_name(dtype));
+    free(got);
+    free(want);
 }
 
 /* Rows and columns that fill no tile, depths that fill no block and no step of an instruction. */
@@ -43,14 +65,21 @@ static void test_products(void **state)
     static const size_t depths[] = {1, 16, 64, 100, 128, 130, 200, 576};
     (void)state;
     for (size_t i = 0; there() && i < COUNT(rows) * COUNT(columns) * COUNT(depths); i++) {
-        size_t m = rows[i % COUNT(rows)], n = columns[i / COUNT(rows) % COUNT(columns)];
-        size_t k = depths[i / COUNT(rows) / COUNT(columns)];
-        float *want = product("avx512vnni", 1, m, n, k);
-        float *got = product("avx512amx", 1 + (uint32_t)(i % 2), m, n, k);
-        if (memcmp(got, want, m * n * sizeof *got) != 0)
-            fail_msg("%zu rows, %zu columns, depth %zu differ", m, n, k);
-        free(got);
-        free(want);
+        size s = {rows[i % COUNT(rows)], columns[i / COUNT(rows) % COUNT(columns)],
+                  depths[i / COUNT(rows) / COUNT(columns)]};
+        compare(s, LB_INT8, false);
+        compare(s, LB_INT16, false);
+        compare(s, LB_INT16, true);
+    }
+}
+
+static void test_planes_hold_every_int16(void **state)
+{
+    (void)state;
+    for (int value = -4095; value <= 4095; value++) {
+        int high = plane_high((int16_t)value), low = plane_low((int16_t)value);
+        assert_int_equal(high * PLANE_LOW + low, value);
+        assert_true(high >= -64 && high <= 64 && low >= -32 && low <= 31);
     }
 }
 
@@ -76,6 +105,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_products),
+        cmocka_unit_test(test_planes_hold_every_int16),
         cmocka_unit_test(test_a_chip_that_is_wrong_is_passed_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

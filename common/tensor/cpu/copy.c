@@ -37,22 +37,15 @@ static void unpack_row(const lb_weight *w, size_t id, float *out)
 /* The same of integers: a block's values times its scale, rotated back. */
 static void unpack_integers(const lb_weight *w, size_t id, float *out)
 {
-    size_t size = lb_dtype_size(w->stored), group = LB_GROUP_BYTES / size;
     size_t blocks = lb_quant_blocks(w->k), panel = id / LB_PANEL, lane = id % LB_PANEL;
-    const char *from = (const char *)w->forward + panel * lb_panel_bytes(w->stored, w->k) +
-                       lane * LB_GROUP_BYTES;
+    const char *from = (const char *)w->forward + panel * lb_panel_bytes(w->stored, w->k);
     for (size_t b = 0; b < blocks; b++) {
         float values[LB_QUANT_BLOCK], scale = w->scales[(panel * blocks + b) * LB_PANEL + lane];
         size_t first = b * LB_QUANT_BLOCK, vectors = quant_vectors(w->k, first);
         size_t count = vectors * LB_LANES;
         vf v[QUANT_VECTORS];
-        for (size_t i = 0; i < count; i++) {
-            size_t col = first + i;
-            const char *at = from + col / group * LB_PANEL * LB_GROUP_BYTES + col % group * size;
-            int16_t wide;
-            memcpy(&wide, at, w->stored == LB_INT16 ? sizeof wide : 0);
-            values[i] = scale * (float)(w->stored == LB_INT16 ? wide : *(const int8_t *)at);
-        }
+        for (size_t i = 0; i < count; i++)
+            values[i] = scale * (float)quant_get(quant_form_of(w), from, lane, first + i);
         for (size_t i = 0; i < vectors; i++)
             v[i] = vf_load(values + i * LB_LANES);
         quant_rotate(v, vectors, true);

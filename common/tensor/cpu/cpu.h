@@ -14,7 +14,7 @@
 
 typedef struct lb_cpu {
     lb_pool *pool;
-    bool amx;                  /* 8-bit products by AMX (amx.h) */
+    bool amx;                  /* integer products by AMX (amx.h) */
     void **scratch;            /* [threads], each of scratch_bytes */
     size_t scratch_bytes;
     void *shared;              /* packed operands of one product */
@@ -103,11 +103,11 @@ static inline float *row_f32(lb_tensor t, size_t row)
 
 /* Rows of activations as integers, for weights that are stored so (quantise.c). */
 typedef struct lb_quantised {
-    const char *rows;          /* int16 or bytes (simd_int.h); k padded to whole groups */
+    const char *rows;          /* int16 or bytes (simd_int.h); k padded to whole vectors */
     size_t stride;             /* bytes */
     const float *scales;       /* [rows][blocks] */
     size_t blocks;
-    bool amx;                  /* 8-bit ones are multiplied by AMX */
+    bool amx;                  /* multiplied by AMX, int16 in planes (quantise.h) */
 } lb_quantised;
 
 /* The same from row `first` on. */
@@ -120,8 +120,8 @@ static inline lb_quantised lb_quantised_from(const lb_quantised *q, size_t first
 }
 
 /* Rows of x as integers on this thread: row r at rows + r * stride, whole vectors, and its scales
- * at scales[r * blocks]. */
-void LB_K(lb_quantise_part)(lb_dtype stored, lb_tensor x, char *rows, size_t stride,
+ * at scales[r * blocks]; planes: LB_INT16 as two planes of bytes. */
+void LB_K(lb_quantise_part)(lb_dtype stored, bool planes, lb_tensor x, char *rows, size_t stride,
                             float *scales);
 /* Bytes between rows: a multiple of a line and none of 4 KiB, so that the rows of a tile stand in
  * different sets of the cache. */
@@ -130,6 +130,11 @@ static inline size_t lb_quantise_stride(lb_dtype stored, size_t cols)
     size_t padded = (cols + LB_LANES - 1) / LB_LANES * LB_LANES;
     size_t stride = (padded * lb_dtype_size(stored) + 127) / 64 * 64;
     return stride % 1024 == 0 ? stride + 64 : stride;
+}
+/* Where the low bytes of a row in planes stand: the first line of its second half. */
+static inline size_t lb_quantise_low(size_t stride)
+{
+    return stride / 128 * 64;
 }
 
 /* Makes the rows of x what a product with weights stored as `stored` reads; they live until the

@@ -305,9 +305,9 @@ static void grad_range(const head_grad_job *job, const grad_room *room, size_t f
                               job->lse[row], job->grad[row]);
         }
         const lb_quantised q = {room->quantised, GRAD_STRIDE, room->scales,
-                                lb_quant_blocks(width), false};
+                                lb_quant_blocks(width), w->planes};
         if (lb_dtype_is_integer(w->stored))
-            LB_K(lb_quantise_part)(w->stored,
+            LB_K(lb_quantise_part)(w->stored, w->planes,
                                    (lb_tensor){LB_F32, rows, width, HEAD_TILE, room->tile},
                                    room->quantised, GRAD_STRIDE, room->scales);
         lb_product p = lb_product_back(w, v, width);

@@ -142,6 +142,8 @@ lb_status LB_K(lb_cpu_limits)(void *self, lb_limits *out)
     double bytes = cpu->amx ? (double)tasks * AMX_STEPS * LB_AMX_CHAINS * AMX_DOT / 1e9
                             : 8.0 * steps;
     out->int8_gops = bytes / seconds_of(cpu, tasks, int_task, &job);
+    if (cpu->amx)
+        out->int16_gops = out->int8_gops / LB_AMX_INT16_DOTS;
     memset(job.memory, 0, READ_BYTES);
     out->read_gb_per_s = (double)READ_BYTES / 1e9 / seconds_of(cpu, READ_TASKS, read_task, &job);
     free(job.memory);

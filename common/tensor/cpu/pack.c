@@ -35,23 +35,32 @@ static void put_bf16(uint16_t *panel, const float *row, size_t count, size_t lan
         panel[(col / 2 * LB_PANEL + lane) * 2 + col % 2] = lb_f32_to_bf16(row[col]);
 }
 
+static inline __attribute__((always_inline)) void put_all(const quant_form form,
+                                                          const int16_t *values, size_t count,
+                                                          char *panel, size_t lane, size_t first)
+{
+    for (size_t i = 0; i < count; i++)
+        quant_put(form, panel, lane, first + i, values[i]);
+}
+
 /* A block, rotated and rounded, as depth [first, ...) of a lane of a panel; returns its scale. */
-static float put_block(const vf *values, size_t vectors, lb_dtype stored, char *panel, size_t lane,
-                       size_t first, int32_t *sum)
+static float put_block(const lb_weight *w, const vf *values, size_t vectors, char *panel,
+                       size_t lane, size_t first, int32_t *sum)
 {
     int16_t wide[LB_QUANT_BLOCK];
-    float inverse, scale = quant_scale(values, vectors, stored, &inverse);
-    *sum = 0;
+    size_t count = vectors * LB_LANES;
+    float inverse, scale = quant_scale(values, vectors, w->stored, &inverse);
     for (size_t i = 0; i < vectors; i++)
         vf_store_i16(wide + i * LB_LANES, vf_mul(values[i], vf_set(inverse)));
-    for (size_t i = 0; i < vectors * LB_LANES; i++) {
-        char *out = element(panel, stored, lane, first + i);
+    *sum = 0;
+    for (size_t i = 0; i < count; i++)
         *sum += wide[i];
-        if (stored == LB_INT16)
-            memcpy(out, &wide[i], sizeof wide[i]);
-        else
-            *(int8_t *)out = (int8_t)wide[i];
-    }
+    if (w->planes)
+        put_all((quant_form){LB_INT16, true}, wide, count, panel, lane, first);
+    else if (w->stored == LB_INT16)
+        put_all((quant_form){LB_INT16, false}, wide, count, panel, lane, first);
+    else
+        put_all((quant_form){LB_INT8, false}, wide, count, panel, lane, first);
     return scale;
 }
 
@@ -65,7 +74,7 @@ static void put_integers(const lb_weight *w, size_t panel, size_t lane, const fl
         size_t first = b * LB_QUANT_BLOCK, at = (panel * blocks + b) * LB_PANEL + lane;
         size_t vectors = quant_block(row, w->k, first, values);
         int32_t sum;
-        w->scales[at] = put_block(values, vectors, w->stored, to, lane, first, &sum);
+        w->scales[at] = put_block(w, values, vectors, to, lane, first, &sum);
         if (w->sums)
             w->sums[at] = -128 * sum;
     }
@@ -135,8 +144,7 @@ static void put_backward_integers(const pack_job *job, size_t first, size_t coun
             column[r] = col < w->k ? rows[r * job->stride + col] : 0.0f;
         size_t vectors = quant_block(column, count, 0, values);
         w->backward_scales[(panel * blocks + block) * LB_PANEL + lane] =
-            put_block(values, vectors, w->stored, (char *)w->backward + panel * bytes, lane, first,
-                      &sum);
+            put_block(w, values, vectors, (char *)w->backward + panel * bytes, lane, first, &sum);
     }
 }
 
@@ -196,6 +204,7 @@ lb_status LB_K(lb_cpu_weight_pack)(void *self, lb_weight *w, const lb_row_source
     pack_job job = {.w = w, .source = source, .stride = (w->k + 31) / 16 * 16,
                     .rows_per_task = columns ? LB_QUANT_BLOCK : LB_PANEL,
                     .rows = calloc(threads, sizeof *job.rows)};
+    w->planes = cpu->amx && w->stored == LB_INT16;
     lb_status status = job.rows ? allocate_all(w) : LB_ENOMEM;
     if (job.stride % 256 == 0)
         job.stride += LB_LANES;

@@ -6,6 +6,10 @@
  * below 2^31. LB_INT8: up to 127; activations get 128 added, because the instructions multiply
  * unsigned by signed bytes, and the sums start from -128 times the weights' sum.
  *
+ * For AMX, which multiplies bytes, an int16 is 64 high + low with low from -32 to 31 and high from -64
+ * to 64, kept in two planes: rows have the high bytes of all columns and then the low ones, panels
+ * those of four columns by turns. Four products of bytes make one of int16, and as exactly.
+ *
  * Before it is rounded a block is rotated by H D / sqrt(n), D a diagonal of fixed signs and H
  * Hadamard's matrix: the product of two vectors stays what it was, but one large element no longer
  * makes the steps of 127 others coarse (Ashkboos et al., "QuaRot", 2024).
@@ -21,6 +25,62 @@
 /* A block whose magnitudes are all below this counts as zeros: the inverse would overflow. */
 #define QUANT_LEAST 1e-30f
 #define QUANT_VECTORS (LB_QUANT_BLOCK / LB_LANES)
+
+#define PLANE_LOW 64              /* low bytes are one of so many */
+#define PLANE_APART (LB_PANEL * LB_GROUP_BYTES)    /* from a panel's high byte to its low one */
+
+static inline int8_t plane_high(int16_t value)
+{
+    return (int8_t)((value + PLANE_LOW / 2) >> 6);
+}
+
+static inline int8_t plane_low(int16_t value)
+{
+    return (int8_t)(value - plane_high(value) * PLANE_LOW);
+}
+
+/* How a packing's integers stand. */
+typedef struct quant_form {
+    lb_dtype stored;
+    bool planes;
+} quant_form;
+
+static inline quant_form quant_form_of(const lb_weight *w)
+{
+    return (quant_form){w->stored, w->planes};
+}
+
+/* Where the integer of column `col` of a lane of a panel is; in planes its high byte. */
+static inline size_t quant_at(quant_form form, size_t lane, size_t col)
+{
+    size_t size = form.planes ? 1 : lb_dtype_size(form.stored), group = LB_GROUP_BYTES / size;
+    size_t line = col / group * (form.planes ? 2 : 1);
+    return (line * LB_PANEL + lane) * LB_GROUP_BYTES + col % group * size;
+}
+
+static inline void quant_put(quant_form form, char *panel, size_t lane, size_t col, int16_t value)
+{
+    char *to = panel + quant_at(form, lane, col);
+    if (form.planes) {
+        *(int8_t *)to = plane_high(value);
+        *(int8_t *)(to + PLANE_APART) = plane_low(value);
+    } else if (form.stored == LB_INT16) {
+        memcpy(to, &value, sizeof value);
+    } else {
+        *(int8_t *)to = (int8_t)value;
+    }
+}
+
+static inline int16_t quant_get(quant_form form, const char *panel, size_t lane, size_t col)
+{
+    const char *from = panel + quant_at(form, lane, col);
+    int16_t value = *(const int8_t *)from;
+    if (form.planes)
+        return (int16_t)(value * PLANE_LOW + *(const int8_t *)(from + PLANE_APART));
+    if (form.stored == LB_INT16)
+        memcpy(&value, from, sizeof value);
+    return value;
+}
 
 /* Signs without a pattern that activations could have: the first bits of the fractions of sqrt(2),
  * sqrt(3), sqrt(5) and sqrt(7). */
