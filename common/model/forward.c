@@ -71,7 +71,6 @@ static lb_tensor attend(lb_model *model, size_t layer, const lb_rows *rows,
                         const lb_block_state *s)
 {
     lb_ops *ops = model->ops;
-    const lb_model_config *c = &model->config;
     lb_attention_shape shape = lb_model_attention(model);
     lb_tensor out = lb_ops_alloc(ops, LB_F32, s->q.rows, s->q.cols), keys, values;
     size_t mark = lb_ops_mark(ops);
@@ -79,8 +78,8 @@ static lb_tensor attend(lb_model *model, size_t layer, const lb_rows *rows,
         keys = rows->cache->keys[layer];
         values = rows->cache->values[layer];
     } else {
-        keys = lb_ops_alloc_zero(ops, LB_F32, rows->kv_pages, lb_kv_key_page(c));
-        values = lb_ops_alloc_zero(ops, LB_F32, rows->kv_pages, lb_kv_value_page(c));
+        keys = lb_ops_alloc_zero(ops, LB_F32, rows->kv_pages, lb_kv_key_page(&shape));
+        values = lb_ops_alloc_zero(ops, LB_F32, rows->kv_pages, lb_kv_value_page(&shape));
     }
     lb_kv_write(ops, keys, values, s->k, s->v, rows->slots, &shape);
     lb_attention(ops, out, s->q, keys, values, rows->kv, &shape);
@@ -137,8 +136,8 @@ lb_tensor lb_forward(lb_model *model, const lb_adapter *adapter, const lb_rows *
 
 lb_status lb_kv_cache_create(lb_model *model, size_t pages, lb_kv_cache *out, lb_err *err)
 {
-    const lb_model_config *c = &model->config;
-    size_t layers = c->layers;
+    lb_attention_shape s = lb_model_attention(model);
+    size_t layers = model->config.layers;
     lb_kv_cache cache = {.keys = calloc(layers, sizeof *cache.keys),
                          .values = calloc(layers, sizeof *cache.values)};
     if (!cache.keys || !cache.values) {
@@ -146,8 +145,8 @@ lb_status lb_kv_cache_create(lb_model *model, size_t pages, lb_kv_cache *out, lb
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for a KV cache");
     }
     for (size_t i = 0; i < layers; i++) {
-        cache.keys[i] = lb_ops_alloc_zero(model->ops, LB_F32, pages, lb_kv_key_page(c));
-        cache.values[i] = lb_ops_alloc_zero(model->ops, LB_F32, pages, lb_kv_value_page(c));
+        cache.keys[i] = lb_ops_alloc_zero(model->ops, LB_F32, pages, lb_kv_key_page(&s));
+        cache.values[i] = lb_ops_alloc_zero(model->ops, LB_F32, pages, lb_kv_value_page(&s));
     }
     lb_status status = lb_ops_status(model->ops, err);
     if (status == LB_OK)

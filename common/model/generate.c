@@ -112,7 +112,7 @@ static void batch_free(batch *b)
 static size_t pool_pages(const batch *b)
 {
     size_t budget = b->j->params->kv_bytes ? b->j->params->kv_bytes : KV_BYTES_DEFAULT;
-    size_t pages = budget / lb_kv_page_bytes(&b->j->model->config), least = 0, all = 0;
+    size_t pages = budget / lb_kv_page_bytes(b->j->model), least = 0, all = 0;
     for (size_t p = 0; p < b->prompt_count; p++) {
         size_t tokens = b->j->prompts[p].count, shared = tokens / LB_KV_PAGE;
         size_t own = lb_kv_pages(tokens + longest_completion(b->j, p)) - shared;

@@ -4,9 +4,10 @@
 #include <assert.h>
 #include <stdlib.h>
 
-size_t lb_kv_page_bytes(const lb_model_config *config)
+size_t lb_kv_page_bytes(const lb_model *model)
 {
-    return (lb_kv_key_page(config) + lb_kv_value_page(config)) * config->layers * sizeof(float);
+    lb_attention_shape s = lb_model_attention(model);
+    return (lb_kv_key_page(&s) + lb_kv_value_page(&s)) * model->config.layers * sizeof(float);
 }
 
 lb_status lb_kv_pool_create(lb_model *model, size_t pages, lb_kv_pool *out, lb_err *err)

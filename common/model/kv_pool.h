@@ -16,7 +16,7 @@ typedef struct lb_kv_pool {
 } lb_kv_pool;
 
 /* Bytes that one page takes in all layers. */
-size_t lb_kv_page_bytes(const lb_model_config *config);
+size_t lb_kv_page_bytes(const lb_model *model);
 /* The cache lies in the model's arena; the rest is owned (lb_kv_pool_free). */
 LB_NODISCARD lb_status lb_kv_pool_create(lb_model *model, size_t pages, lb_kv_pool *out,
                                          lb_err *err);

@@ -92,13 +92,14 @@ static void take_layer(arena *a, const lb_model_config *c, size_t rows)
     a->used[first] = first_used;
 }
 
-static size_t arena_bytes(const lb_model_config *c, uint32_t tokens, size_t chunk)
+static size_t arena_bytes(const lb_model_config *c, lb_dtype dtype, uint32_t tokens, size_t chunk)
 {
+    const lb_attention_shape shape = lb_attention_of(c, dtype);
     arena a = {0};
     size_t rows = tokens - 1, bytes = 0;
     for (uint32_t i = 0; i < c->layers; i++) {
-        take(&a, lb_kv_pages(rows), lb_kv_key_page(c));
-        take(&a, lb_kv_pages(rows), lb_kv_value_page(c));
+        take(&a, lb_kv_pages(rows), lb_kv_key_page(&shape));
+        take(&a, lb_kv_pages(rows), lb_kv_value_page(&shape));
     }
     size_t n = rows < chunk ? rows : chunk;
     take(&a, n, c->hidden);
@@ -128,7 +129,7 @@ lb_status lb_model_estimate_memory(const lb_model_config *config, const lb_model
     lb_memory_estimate e = {
         .weights = weight_bytes(config, options),
         .rope = positions * config->head_dim * sizeof(float),
-        .kv_and_scratch = arena_bytes(config, tokens, chunk),
+        .kv_and_scratch = arena_bytes(config, options->dtype, tokens, chunk),
     };
     e.total_resident = PROGRAM_BYTES + e.weights + e.rope + e.kv_and_scratch;
     *out = e;

@@ -22,7 +22,7 @@
 
 /* Names the order of all sums: models of one digest and dtype give the same bits wherever this is
  * the same, on every chip. tests/numeric/test_numerics.c has digests of what it names. */
-#define LB_NUMERICS "f32-fma-v3"
+#define LB_NUMERICS "f32-fma-v4"
 
 typedef struct lb_model lb_model;
 typedef struct lb_adapter lb_adapter;

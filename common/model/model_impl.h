@@ -96,22 +96,17 @@ static inline size_t lb_kv_pages(size_t tokens)
     return (tokens + LB_KV_PAGE - 1) / LB_KV_PAGE;
 }
 
-/* Floats of one page of one layer, keys or values. */
-static inline size_t lb_kv_key_page(const lb_model_config *c)
+/* Keys and values are kept as integers where weights of `dtype` are. */
+static inline lb_attention_shape lb_attention_of(const lb_model_config *c, lb_dtype dtype)
 {
-    return (size_t)c->kv_heads * c->head_dim * LB_KV_PAGE;
-}
-
-static inline size_t lb_kv_value_page(const lb_model_config *c)
-{
-    return (size_t)c->kv_heads * lb_kv_value_width(c->head_dim) * LB_KV_PAGE;
+    return (lb_attention_shape){c->heads, c->kv_heads, c->head_dim,
+                                1.0f / __builtin_sqrtf((float)c->head_dim),
+                                lb_kv_can_store(dtype, c->head_dim) ? dtype : LB_F32};
 }
 
 static inline lb_attention_shape lb_model_attention(const lb_model *model)
 {
-    const lb_model_config *c = &model->config;
-    return (lb_attention_shape){c->heads, c->kv_heads, c->head_dim,
-                                1.0f / __builtin_sqrtf((float)c->head_dim)};
+    return lb_attention_of(&model->config, model->options.dtype);
 }
 
 #endif

@@ -15,7 +15,8 @@
 /* A frozen matrix [n, k]. A packing that was not asked for is NULL. A packing of [n, k] is panels
  * of LB_PANEL rows, padded with zeros: the panel's columns come in groups of 4 bytes a row (1 of
  * f32, 2 of 16 bits, 4 of 8), so that group g of row r is at (r / P * groups + g) * P + r % P.
- * In planes, two groups of int16 are four high bytes a row and then four low ones (cpu/quantise.h). */
+ * In planes, two groups of int16 are four high bytes a row and then four low ones
+ * (cpu/quantise.h). */
 #define LB_PANEL 32u
 #define LB_GROUP_BYTES 4u
 

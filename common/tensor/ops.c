@@ -419,15 +419,14 @@ void lb_gemm_tn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, bool accumul
 
 static bool shape_fits(const lb_attention_shape *s)
 {
-    return s->kv_heads > 0 && s->heads > 0 && s->head_dim > 0 && s->heads % s->kv_heads == 0;
+    return s->kv_heads > 0 && s->heads > 0 && s->head_dim > 0 && s->heads % s->kv_heads == 0 &&
+           lb_kv_can_store(s->stored, s->head_dim);
 }
 
 static bool cache_fits(const lb_attention_shape *s, lb_tensor keys, lb_tensor values)
 {
-    size_t page = (size_t)s->kv_heads * LB_KV_PAGE;
     return is_f32(keys) && is_f32(values) && keys.rows == values.rows &&
-           keys.cols == page * s->head_dim &&
-           values.cols == page * lb_kv_value_width(s->head_dim);
+           keys.cols == lb_kv_key_page(s) && values.cols == lb_kv_value_page(s);
 }
 
 void lb_kv_write(lb_ops *ops, lb_tensor keys, lb_tensor values, lb_tensor k, lb_tensor v,

@@ -153,8 +153,9 @@ void lb_gemm_tn(lb_ops *ops, lb_tensor c, lb_tensor a, lb_tensor b, bool accumul
 
 /* Keys and values are kept in pages of LB_KV_PAGE tokens. Position p of a sequence is lane
  * p % LB_KV_PAGE of page pages[p / LB_KV_PAGE]; sequences may have pages in common. A cache is two
- * tensors with a row for each page: keys [pages, kv_heads * head_dim * LB_KV_PAGE], values
- * [pages, kv_heads * lb_kv_value_width(head_dim) * LB_KV_PAGE], zero before their first use. */
+ * f32 tensors with a row for each page, keys [pages, lb_kv_key_page] and values
+ * [pages, lb_kv_value_page], zero before their first use. What stands in a page is the backend's:
+ * f32, or rotated integers with a scale for each token and head. */
 #define LB_KV_PAGE 32u
 
 /* What a query row sees: the first count positions of a table of pages, its own being the last. */
@@ -171,7 +172,45 @@ static inline size_t lb_kv_value_width(size_t head_dim)
 typedef struct lb_attention_shape {
     uint32_t heads, kv_heads, head_dim;
     float scale;                     /* 1 / sqrt(head_dim) */
+    lb_dtype stored;                 /* of a cache: LB_F32, or LB_INT16 or LB_INT8 where
+                                        lb_kv_can_store says so */
 } lb_attention_shape;
+
+/* A head's keys and values are one block of integers; a larger one is kept in f32. */
+static inline bool lb_kv_can_store(lb_dtype dtype, size_t head_dim)
+{
+    return dtype == LB_F32 || (lb_dtype_is_integer(dtype) && head_dim <= LB_QUANT_BLOCK);
+}
+
+/* Floats of one kv head's part of a page: its lanes and, of integers, their scales. */
+static inline size_t lb_kv_head_floats(const lb_attention_shape *s, size_t width)
+{
+    return s->stored == LB_F32
+               ? width * LB_KV_PAGE
+               : width * LB_KV_PAGE * lb_dtype_size(s->stored) / sizeof(float) + LB_KV_PAGE;
+}
+
+static inline size_t lb_kv_key_head(const lb_attention_shape *s)
+{
+    size_t dim = s->head_dim;
+    return lb_kv_head_floats(s, s->stored == LB_F32 ? dim : (dim + 15) / 16 * 16);
+}
+
+static inline size_t lb_kv_value_head(const lb_attention_shape *s)
+{
+    return lb_kv_head_floats(s, lb_kv_value_width(s->head_dim));
+}
+
+/* Floats of a page. */
+static inline size_t lb_kv_key_page(const lb_attention_shape *s)
+{
+    return s->kv_heads * lb_kv_key_head(s);
+}
+
+static inline size_t lb_kv_value_page(const lb_attention_shape *s)
+{
+    return s->kv_heads * lb_kv_value_head(s);
+}
 
 /* Puts k[T, kv_heads * head_dim] and v (same shape) into a cache: row t to slots[t] (host), which
  * is page * LB_KV_PAGE + lane. */

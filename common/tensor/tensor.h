@@ -18,9 +18,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* LB_INT16 and LB_INT8 are for weights only: integers with an f32 scale for each LB_QUANT_BLOCK
- * inputs of an output, multiplied with activations that are quantised alike (docs/NUMERICS.md).
- * LB_INT8 has no backward. */
+/* LB_INT16 and LB_INT8 are for weights and for caches of keys and values: integers with an f32
+ * scale for each LB_QUANT_BLOCK inputs of an output, or for each token's head, multiplied with
+ * activations that are quantised alike (docs/NUMERICS.md). LB_INT8 has no backward. */
 typedef enum lb_dtype { LB_F32, LB_BF16, LB_I32, LB_INT16, LB_INT8 } lb_dtype;
 
 #define LB_QUANT_BLOCK 128u

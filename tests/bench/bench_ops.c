@@ -216,6 +216,7 @@ static void bench_attention(bench *b, lb_attention_shape shape, size_t tokens)
 {
     size_t cols = (size_t)shape.heads * shape.head_dim, pages = tokens / LB_KV_PAGE;
     size_t wide = (size_t)shape.kv_heads * shape.head_dim;
+    static const lb_dtype stored[] = {LB_F32, LB_INT16, LB_INT8};
     args a = {.m = tokens, .k = shape.head_dim, .n = shape.heads, .shape = shape};
     uint32_t starts[2] = {0, (uint32_t)tokens};
     double pairs = (double)tokens * ((double)tokens + 1) / 2 * (double)cols;
@@ -223,15 +224,24 @@ static void bench_attention(bench *b, lb_attention_shape shape, size_t tokens)
     a.starts = starts;
     a.rows = take(tokens, sizeof *a.rows);
     a.pages = take(pages, sizeof *a.pages);
+    a.ids = take(tokens, sizeof *a.ids);
     for (size_t i = 0; i < pages; i++)
         a.pages[i] = (uint32_t)i;
     for (size_t i = 0; i < tokens; i++)
         a.rows[i] = (lb_kv_row){a.pages, (uint32_t)i + 1};
     a.x = filled(b, tokens, cols);
     a.y = filled(b, tokens, cols);
-    a.keys = filled(b, pages, wide * LB_KV_PAGE);
-    a.values = filled(b, pages, shape.kv_heads * lb_kv_value_width(shape.head_dim) * LB_KV_PAGE);
-    report(b, "attention", &a, attention, 4 * pairs, 0);
+    for (size_t i = 0; i < tokens; i++)
+        a.ids[i] = (uint32_t)i;
+    for (size_t i = 0; i < sizeof stored / sizeof *stored; i++) {
+        a.shape.stored = a.dtype = stored[i];
+        a.keys = filled(b, pages, lb_kv_key_page(&a.shape));
+        a.values = filled(b, pages, lb_kv_value_page(&a.shape));
+        lb_kv_write(b->ops, a.keys, a.values, filled(b, tokens, wide), filled(b, tokens, wide),
+                    a.ids, &a.shape);
+        report(b, "attention", &a, attention, 4 * pairs, 0);
+    }
+    a.shape.stored = a.dtype = LB_F32;
     a.z = filled(b, tokens, wide);
     a.gain = filled(b, tokens, wide);
     a.keys = filled(b, tokens, wide);
@@ -239,6 +249,7 @@ static void bench_attention(bench *b, lb_attention_shape shape, size_t tokens)
     report(b, "attention_backward", &a, attention_backward, 8 * pairs, 0);
     free(a.rows);
     free(a.pages);
+    free(a.ids);
 }
 
 static void bench_rows(bench *b, size_t m, size_t hidden, size_t mlp)
@@ -293,9 +304,9 @@ int main(int argc, char **argv)
         bench_head(&b, 576, 49152, dtypes[d]);
     }
     bench_head(&b, 1024, 151936, LB_BF16);
-    bench_attention(&b, (lb_attention_shape){9, 3, 64, 0.125f}, 512);
-    bench_attention(&b, (lb_attention_shape){9, 3, 64, 0.125f}, 2048);
-    bench_attention(&b, (lb_attention_shape){16, 8, 128, 0.088f}, 512);
+    bench_attention(&b, (lb_attention_shape){9, 3, 64, 0.125f, LB_F32}, 512);
+    bench_attention(&b, (lb_attention_shape){9, 3, 64, 0.125f, LB_F32}, 2048);
+    bench_attention(&b, (lb_attention_shape){16, 8, 128, 0.088f, LB_F32}, 512);
     bench_rows(&b, 512, 576, 1536);
     bench_rows(&b, 512, 1024, 3072);
     lb_ops_free(b.ops);

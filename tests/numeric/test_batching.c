@@ -140,7 +140,7 @@ static void test_pools_do_not_show(void **state)
         fixture_open(g.dir, (fixture_options){.threads = 1 + (uint32_t)(p % 2),
                                               .isa = p % 3 == 0 ? "portable" : NULL,
                                               .max_tokens = p % 2 ? 7 : 0}, &f);
-        generate(&f, &c, pages[p] * lb_kv_page_bytes(lb_model_get_config(f.model)), got);
+        generate(&f, &c, pages[p] * lb_kv_page_bytes(f.model), got);
         for (size_t i = 0; i < PROMPTS * GROUP; i++) {
             uint32_t room = lb_model_get_config(f.model)->max_positions -
                             c.sequences[i / GROUP].count;

@@ -67,7 +67,7 @@ static void write_config(const char *dir, const model_shape *m)
     char path[256], config[512];
     snprintf(config, sizeof config,
              "{\"architectures\":[\"LlamaForCausalLM\"],\"vocab_size\":%u,\"hidden_size\":%u,"
-             "\"num_hidden_layers\":%u,\"num_attention_heads\":2,\"intermediate_size\":%u,"
+             "\"num_hidden_layers\":%u,\"num_attention_heads\":8,\"intermediate_size\":%u,"
              "\"max_position_embeddings\":%u,\"rms_norm_eps\":1e-5,\"hidden_act\":\"silu\","
              "\"tie_word_embeddings\":true}", m->vocab, m->hidden, m->layers, m->mlp, TOKENS);
     snprintf(path, sizeof path, "%s/config.json", dir);
@@ -267,6 +267,8 @@ static void test_predicts_the_resident_size(void **state)
     }
     check_prediction(dir, (lb_model_options){.dtype = LB_INT16, .trainable = true}, 1000, true);
     lb_model_options options = {.dtype = LB_F32, .max_tokens = 512};
+    check_prediction(dir, options, SANITIZED ? 600 : TOKENS, true);
+    options.dtype = LB_INT8;
     check_prediction(dir, options, SANITIZED ? 600 : TOKENS, true);
     remove_model(dir);
 }

@@ -165,7 +165,8 @@ typedef struct shapes {
 } shapes;
 
 static const uint32_t zeros[8] = {0}, high[8] = {9, 9, 9, 9, 9, 9, 9, 9};
-static const lb_attention_shape one_head = {1, 1, 4, 0.5f}, two_on_three = {2, 3, 2, 0.5f};
+static const lb_attention_shape one_head = {1, 1, 4, 0.5f, LB_F32};
+static const lb_attention_shape two_on_three = {2, 3, 2, 0.5f, LB_F32};
 static const uint32_t page_0 = 0, page_9 = 9, pages_0_9[2] = {0, 9};
 static const lb_kv_row seen[3] = {{&page_0, 1}, {&page_0, 2}, {&page_0, 3}};
 static const lb_kv_row past[3] = {{&page_0, 1}, {&page_9, 1}, {&page_0, 1}};
@@ -203,6 +204,27 @@ static void bad_page(shapes *s) { attend(s, past, &one_head); }
 static void bad_later_page(shapes *s) { attend(s, grown, &one_head); }
 static void bad_no_keys(shapes *s) { attend(s, empty, &one_head); }
 static void bad_heads(shapes *s) { attend(s, seen, &two_on_three); }
+/* A cache of f32 for integers, and dtypes that no cache has. */
+static void bad_integers(shapes *s)
+{
+    const lb_attention_shape shape = {1, 1, 4, 0.5f, LB_INT16};
+    attend(s, seen, &shape);
+}
+static void bad_stored(shapes *s)
+{
+    const lb_attention_shape shape = {1, 1, 4, 0.5f, LB_BF16};
+    lb_tensor keys = lb_ops_alloc_zero(s->ops, LB_F32, 2, lb_kv_key_page(&shape));
+    lb_tensor values = lb_ops_alloc_zero(s->ops, LB_F32, 2, lb_kv_value_page(&shape));
+    lb_attention(s->ops, s->a34, s->b34, keys, values, seen, &shape);
+}
+static void bad_large_head(shapes *s)
+{
+    const lb_attention_shape shape = {1, 1, LB_QUANT_BLOCK + 1, 0.5f, LB_INT8};
+    lb_tensor keys = lb_ops_alloc_zero(s->ops, LB_F32, 2, lb_kv_key_page(&shape));
+    lb_tensor values = lb_ops_alloc_zero(s->ops, LB_F32, 2, lb_kv_value_page(&shape));
+    lb_tensor q = lb_ops_alloc_zero(s->ops, LB_F32, 3, shape.head_dim);
+    lb_attention(s->ops, q, q, keys, values, seen, &shape);
+}
 static void bad_cache(shapes *s)
 {
     lb_attention(s->ops, s->a34, s->b34, s->d44, s->d44, seen, &one_head);
@@ -291,6 +313,7 @@ static const struct {
     {"copy", bad_copy}, {"gather", bad_gather}, {"scatter", bad_scatter},
     {"nn", bad_nn}, {"tn", bad_tn}, {"page", bad_page},
     {"later page", bad_later_page}, {"cache", bad_cache}, {"kv slot", bad_kv_slot},
+    {"integers", bad_integers}, {"stored", bad_stored}, {"large head", bad_large_head},
     {"no keys", bad_no_keys}, {"heads", bad_heads},
     {"target", bad_target}, {"no targets", bad_no_targets}, {"top without logprob", bad_top_half},
     {"top count", bad_top_count}, {"temperature", bad_temperature},

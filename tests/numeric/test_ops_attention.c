@@ -66,23 +66,31 @@ static double oracle_loss(void *arg)
     return loss;
 }
 
-/* A cache of slots / LB_KV_PAGE pages with k and v [slots, kv_heads * head_dim] in it, and garbage
- * nowhere: what is not written is 0. */
+/* A cache of slots / LB_KV_PAGE pages with k and v [slots, kv_heads * head_dim] in it. What is not
+ * written is 0 in f32; of integers it is garbage, with scales that are NaN. */
 static void make_cache(fixture *f, const lb_attention_shape *shape, const float *k,
                        const float *v, size_t slots, lb_tensor cache[2])
 {
     size_t wide = (size_t)shape->kv_heads * shape->head_dim;
-    size_t pages = (slots + LB_KV_PAGE - 1) / LB_KV_PAGE, page = shape->kv_heads * LB_KV_PAGE;
+    size_t pages = (slots + LB_KV_PAGE - 1) / LB_KV_PAGE;
     uint32_t *to = take(slots, sizeof *to);
     for (size_t i = 0; i < slots; i++)
         to[i] = (uint32_t)i;
-    cache[0] = lb_ops_alloc_zero(f->ops, LB_F32, pages, page * shape->head_dim);
-    cache[1] = lb_ops_alloc_zero(f->ops, LB_F32, pages,
-                                 page * lb_kv_value_width(shape->head_dim));
+    cache[0] = lb_ops_alloc_zero(f->ops, LB_F32, pages, lb_kv_key_page(shape));
+    cache[1] = lb_ops_alloc_zero(f->ops, LB_F32, pages, lb_kv_value_page(shape));
+    for (int i = 0; shape->stored != LB_F32 && i < 2; i++) {
+        size_t bytes = cache[i].rows * cache[i].cols * sizeof(float);
+        void *garbage = take(bytes, 1);
+        memset(garbage, 0xFF, bytes);
+        lb_copy_in(f->ops, cache[i], garbage);
+        free(garbage);
+    }
     lb_kv_write(f->ops, cache[0], cache[1], upload_strided(f, k, slots, wide),
                 upload_strided(f, v, slots, wide), to, shape);
     free(to);
 }
+
+#define SCORE_ERROR 8.0
 
 static void check_forward(fixture *f, lb_attention_shape shape, size_t rows, size_t slots,
                           const lb_kv_row *kv)
@@ -103,6 +111,11 @@ static void check_forward(fixture *f, lb_attention_shape shape, size_t rows, siz
      * p's relative error; then the sums over the keys and the rescaling of each block. */
     double size = (double)shape.scale * shape.head_dim * 4.0;
     double tolerance = ROUNDING * (2 * size * ((double)shape.head_dim + 2) + (double)slots + 24);
+    /* Integers: the error of a score is that of some tens of elements of random sign, whose step is
+     * a part of the largest; the weights and the values have a step of their own. */
+    if (shape.stored != LB_F32)
+        tolerance += (shape.stored == LB_INT16 ? 1.0 / 8190 : 1.0 / 254) *
+                     (0.5 + SCORE_ERROR * (double)shape.scale * sqrt(shape.head_dim));
     for (size_t i = 0; i < rows * cols; i++)
         assert_close(got[i], o.out[i], tolerance);
     free(got);
@@ -116,14 +129,17 @@ static void check_forward(fixture *f, lb_attention_shape shape, size_t rows, siz
     lb_ops_reset(f->ops);
 }
 
+static const lb_dtype dtypes[] = {LB_F32, LB_INT16, LB_INT8};
+
 static void test_forward(void **state)
 {
     (void)state;
     enum { ROWS = 61, PAGES = 12 };
     static const lb_attention_shape shapes[] = {
-        {1, 1, 1, 1.0f},     {2, 1, 2, 0.7f},      {4, 2, 15, 0.26f},  {6, 2, 16, 0.25f},
-        {8, 8, 17, 0.24f},   {4, 2, 32, 0.18f},    {9, 3, 33, 0.17f},  {4, 1, 64, 0.125f},
-        {2, 2, 128, 0.088f}, {2, 1, 256, 0.0625f}, {3, 3, 130, 0.09f}, {120, 1, 8, 0.3f},
+        {1, 1, 1, 1.0f, LB_F32}, {2, 1, 2, 0.7f, LB_F32}, {4, 2, 15, 0.26f, LB_F32},
+        {6, 2, 16, 0.25f, LB_F32}, {8, 8, 17, 0.24f, LB_F32}, {4, 2, 32, 0.18f, LB_F32},
+        {9, 3, 33, 0.17f, LB_F32}, {4, 1, 64, 0.125f, LB_F32}, {2, 2, 128, 0.088f, LB_F32},
+        {2, 1, 256, 0.0625f, LB_F32}, {3, 3, 130, 0.09f, LB_F32}, {120, 1, 8, 0.3f, LB_F32},
     };
     /* A shared prompt of a page or of five, then a page of the row's own; a sequence's causal rows;
      * all pages in a row. */
@@ -140,17 +156,20 @@ static void test_forward(void **state)
         else if (r < 20)
             kv[r] = (lb_kv_row){r % 3 ? long_one : long_two, 150 + 4 * r % 40};
     }
-    for (size_t i = 0; i < COUNT(shapes); i++)
-        check_forward(&f, shapes[i], ROWS, PAGES * LB_KV_PAGE, kv);
+    for (size_t i = 0; i < COUNT(shapes) * COUNT(dtypes); i++) {
+        lb_attention_shape shape = shapes[i / COUNT(dtypes)];
+        shape.stored = dtypes[i % COUNT(dtypes)];
+        if (lb_kv_can_store(shape.stored, shape.head_dim))
+            check_forward(&f, shape, ROWS, PAGES * LB_KV_PAGE, kv);
+    }
     fixture_close(&f);
 }
 
 /* The same keys in other pages, alone and among rows that share them: the same bits. */
-static void test_pages_do_not_show(void **state)
+static void check_pages(lb_dtype stored)
 {
-    (void)state;
     enum { KEYS = 300, DIM = 24, PAGES = 24, NEED = 10, ROWS = 7, COLS = 3 * DIM };
-    const lb_attention_shape shape = {3, 1, DIM, 0.2f};
+    const lb_attention_shape shape = {3, 1, DIM, 0.2f, stored};
     fixture f;
     assert_true(fixture_open(&f, 2, NULL));
     float *q = matrix(1, 0, 1, COLS, 1.0f), *want = NULL;
@@ -194,29 +213,45 @@ static void test_pages_do_not_show(void **state)
     fixture_close(&f);
 }
 
-/* A score far above the rest takes all the weight, without overflow; NaN is not hidden. */
-static void test_extremes(void **state)
+static void test_pages_do_not_show(void **state)
 {
     (void)state;
-    const lb_attention_shape shape = {1, 1, 1, 1.0f};
+    for (size_t i = 0; i < COUNT(dtypes); i++)
+        check_pages(dtypes[i]);
+}
+
+/* A score far above the rest takes all the weight, without overflow; NaN is not hidden. */
+static void check_extremes(lb_dtype stored)
+{
+    const lb_attention_shape shape = {1, 1, 1, 1.0f, stored};
     const uint32_t page = 0;
     const lb_kv_row kv = {&page, 3};
     const float q = 1.0f, k[3] = {-3000.0f, 4000.0f, 0.0f}, v[3] = {1.0f, 2.0f, 3.0f};
-    const float nan[3] = {NAN, 0.0f, 0.0f};
+    const float nan[3] = {NAN, 0.0f, 0.0f}, infinite[3] = {0.0f, INFINITY, 0.0f};
+    const float *bad[][2] = {{nan, v}, {k, nan}, {k, infinite}, {infinite, v}};
     fixture f;
     assert_true(fixture_open(&f, 1, NULL));
     lb_tensor out = blank(&f, 1, 1), tq = upload(&f, &q, 1, 1), cache[2];
     make_cache(&f, &shape, k, v, 3, cache);
     lb_attention(f.ops, out, tq, cache[0], cache[1], &kv, &shape);
     float *got = download(&f, out);
-    assert_true(got[0] == 2.0f);
+    assert_close(got[0], 2.0, stored == LB_F32 ? 0.0 : 1e-6);
     free(got);
-    make_cache(&f, &shape, nan, v, 3, cache);
-    lb_attention(f.ops, out, tq, cache[0], cache[1], &kv, &shape);
-    got = download(&f, out);
-    assert_true(got[0] != got[0]);
-    free(got);
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        make_cache(&f, &shape, bad[i][0], bad[i][1], 3, cache);
+        lb_attention(f.ops, out, tq, cache[0], cache[1], &kv, &shape);
+        got = download(&f, out);
+        assert_true(!isfinite(got[0]));
+        free(got);
+    }
     fixture_close(&f);
+}
+
+static void test_extremes(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT(dtypes); i++)
+        check_extremes(dtypes[i]);
 }
 
 /* ---- backward ---- */
@@ -284,14 +319,17 @@ static void test_backward(void **state)
     (void)state;
     fixture f;
     assert_true(fixture_open(&f, 2, NULL));
-    check_backward(&f, (lb_attention_shape){1, 1, 1, 1.0f}, (const uint32_t[]){0, 3}, 1, 1);
-    check_backward(&f, (lb_attention_shape){4, 2, 5, 0.45f}, (const uint32_t[]){0, 1, 18}, 2, 1);
-    check_backward(&f, (lb_attention_shape){2, 1, 16, 0.25f}, (const uint32_t[]){0, 5, 12}, 2, 1);
-    check_backward(&f, (lb_attention_shape){3, 3, 17, 0.24f}, (const uint32_t[]){0, 7, 8, 12}, 3,
-                   1);
+    static const lb_attention_shape small[] = {
+        {1, 1, 1, 1.0f, LB_F32}, {4, 2, 5, 0.45f, LB_F32}, {2, 1, 16, 0.25f, LB_F32},
+        {3, 3, 17, 0.24f, LB_F32},
+    };
+    static const uint32_t starts[][4] = {{0, 3}, {0, 1, 18}, {0, 5, 12}, {0, 7, 8, 12}};
+    static const size_t sequences[] = {1, 2, 2, 3};
+    for (size_t i = 0; i < COUNT(small); i++)
+        check_backward(&f, small[i], starts[i], sequences[i], 1);
     /* Several blocks of query rows and panels of keys. */
-    check_backward(&f, (lb_attention_shape){6, 2, 40, 0.16f}, (const uint32_t[]){0, 131, 170}, 2,
-                   911);
+    check_backward(&f, (lb_attention_shape){6, 2, 40, 0.16f, LB_F32},
+                   (const uint32_t[]){0, 131, 170}, 2, 911);
     fixture_close(&f);
 }
 

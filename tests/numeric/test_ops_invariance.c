@@ -8,7 +8,7 @@
 #include "tests/numeric/ops_fixture.h"
 
 #define ROWS_MAX 64u
-#define WIDTH_MAX 420u
+#define WIDTH_MAX 432u
 
 /* Rows first .. first + rows of a case, into out[rows, width]. Row r's inputs depend on r alone. */
 typedef struct run {
@@ -167,15 +167,14 @@ static void run_gemm(const run *r)
 
 /* Row r sees up to 200 keys, in pages whose order changes with the batch; every other row has its
  * own copy of the keys from position 128 on. */
-static void run_attention(const run *r)
+static void attend(const run *r, lb_dtype stored, size_t column)
 {
     enum { DIM = 24, HEADS = 6, KV = 2, KEYS = 200, NEED = 7, PAGES = 2 * NEED };
-    static const lb_attention_shape shape = {HEADS, KV, DIM, 0.2f};
+    const lb_attention_shape shape = {HEADS, KV, DIM, 0.2f, stored};
     lb_kv_row rows[ROWS_MAX];
     uint32_t slots[KEYS], tables[2][NEED];
-    lb_tensor keys = lb_ops_alloc_zero(r->f->ops, LB_F32, PAGES, KV * DIM * LB_KV_PAGE);
-    lb_tensor values = lb_ops_alloc_zero(r->f->ops, LB_F32, PAGES,
-                                         KV * lb_kv_value_width(DIM) * LB_KV_PAGE);
+    lb_tensor keys = lb_ops_alloc_zero(r->f->ops, LB_F32, PAGES, lb_kv_key_page(&shape));
+    lb_tensor values = lb_ops_alloc_zero(r->f->ops, LB_F32, PAGES, lb_kv_value_page(&shape));
     for (uint32_t i = 0; i < NEED; i++) {
         tables[0][i] = (i * 3 + (uint32_t)r->rows) % NEED;
         tables[1][i] = i < 4 ? tables[0][i] : NEED + i;
@@ -191,14 +190,21 @@ static void run_attention(const run *r)
                               (uint32_t)((r->first + i) * 37 % KEYS) + 1};
     lb_tensor out = blank(r->f, r->rows, HEADS * DIM);
     lb_attention(r->f->ops, out, input(r, 16, HEADS * DIM, 1.0f), keys, values, rows, &shape);
-    collect(r, out, HEADS * DIM, 0);
+    collect(r, out, 3 * HEADS * DIM, column);
+}
+
+static void run_attention(const run *r)
+{
+    attend(r, LB_F32, 0);
+    attend(r, LB_INT16, 144);
+    attend(r, LB_INT8, 288);
 }
 
 /* One "row" is a sequence of five tokens. */
 static void run_attention_backward(const run *r)
 {
     enum { DIM = 10, HEADS = 4, KV = 2, TOKENS = 5, Q = HEADS * DIM, KW = KV * DIM };
-    static const lb_attention_shape shape = {HEADS, KV, DIM, 0.3f};
+    static const lb_attention_shape shape = {HEADS, KV, DIM, 0.3f, LB_F32};
     uint32_t starts[ROWS_MAX + 1];
     const run tokens = {r->f, r->first * TOKENS, r->rows * TOKENS, NULL};
     for (uint32_t i = 0; i <= r->rows; i++)
@@ -272,7 +278,7 @@ static const struct {
     {"swiglu", 210, run_swiglu},
     {"rope, gather, scatter", 102, run_rope_and_moves},
     {"gemm", 150, run_gemm},
-    {"attention", 144, run_attention},
+    {"attention", 3 * 144, run_attention},
     {"attention backward", 5 * 80, run_attention_backward},
     {"head bf16", 53, run_head_bf16},
     {"head fast", 53, run_head_fast},

@@ -22,8 +22,8 @@ typedef struct lb_amx {
 /* Whether the chip has AMX for 8-bit integers and the kernel lets this process use it, for which
  * it is asked. */
 bool lb_amx_there(void);
-/* A tile of a product with integer panels: rows <= LB_AMX_ROWS from `row`, LB_AMX_COLUMNS columns from
- * `column`, a whole panel, into out[rows][LB_AMX_COLUMNS], rows ld apart. */
+/* A tile of a product with integer panels: rows <= LB_AMX_ROWS from `row`, LB_AMX_COLUMNS columns
+ * from `column`, a whole panel, into out[rows][LB_AMX_COLUMNS], rows ld apart. */
 void lb_amx_tile(lb_amx *amx, const lb_product *p, size_t rows, size_t row, size_t column,
                  float *out, size_t ld);
 /* Gives the tile registers back; before another function of the thread that does not use them. */

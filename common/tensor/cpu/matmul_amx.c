@@ -127,8 +127,8 @@ static void configure(lb_amx *amx, size_t rows)
     amx->rows = rows;
 }
 
-/* What one step reads: rows of STEP bytes, and STEP_GROUPS lines of a panel. In planes the low bytes
- * are `low` after a row's high ones and a line after a panel's. */
+/* What one step reads: rows of STEP bytes, and STEP_GROUPS lines of a panel. In planes the low
+ * bytes are `low` after a row's high ones and a line after a panel's. */
 typedef struct operands {
     const char *rows, *panel;
     size_t stride, low;        /* of the rows */

@@ -6,9 +6,9 @@
  * below 2^31. LB_INT8: up to 127; activations get 128 added, because the instructions multiply
  * unsigned by signed bytes, and the sums start from -128 times the weights' sum.
  *
- * For AMX, which multiplies bytes, an int16 is 64 high + low with low from -32 to 31 and high from -64
- * to 64, kept in two planes: rows have the high bytes of all columns and then the low ones, panels
- * those of four columns by turns. Four products of bytes make one of int16, and as exactly.
+ * For AMX, which multiplies bytes, an int16 is 64 high + low with low from -32 to 31 and high from
+ * -64 to 64, kept in two planes: rows have the high bytes of all columns and then the low ones,
+ * panels those of four columns by turns. Four products of bytes make one of int16, and as exactly.
  *
  * Before it is rounded a block is rotated by H D / sqrt(n), D a diagonal of fixed signs and H
  * Hadamard's matrix: the product of two vectors stays what it was, but one large element no longer

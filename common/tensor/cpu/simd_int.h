@@ -236,13 +236,20 @@ static inline void vf_store_i8(int8_t *p, vf a)
 #endif
 
 #if defined(LB_SIGNED_BYTES)
+#define LB_BYTE_SIGN 0       /* what vf_store_bytes' bytes differ in from vf_store_i8's */
 static inline void vf_store_bytes(char *p, vf a) { vf_store_i8((int8_t *)p, a); }
 static inline vi vi_begin_bytes(const int32_t *sums)
 {
     (void)sums;
     return vi_zero();
 }
+static inline vi vi_begin_row(int32_t sum)
+{
+    (void)sum;
+    return vi_zero();
+}
 #else
+#define LB_BYTE_SIGN 0x80
 /* With 128 added to each: -128 .. 127 becomes 0 .. 255. */
 static inline void vf_store_bytes(char *p, vf a)
 {
@@ -255,6 +262,9 @@ static inline void vf_store_bytes(char *p, vf a)
     memcpy(p, bits, sizeof bits);
 }
 static inline vi vi_begin_bytes(const int32_t *sums) { return vi_load(sums); }
+/* The same where all columns are multiplied with one row, and the columns were written by
+ * vf_store_bytes. */
+static inline vi vi_begin_row(int32_t sum) { return vi_set(sum); }
 #endif
 
 static inline int32_t load_i32(const void *p)
