@@ -14,7 +14,6 @@
  * rounded with a scale of their own; the output is rotated back at the end.
  */
 #include "common/tensor/cpu/quantise.h"
-#include "common/tensor/cpu/small_product.h"
 #include "common/tensor/cpu/small_product_int.h"
 #include "common/tensor/cpu/vmath.h"
 

@@ -11,6 +11,18 @@
 
 #define SMALL_WIDTH (LB_TILE_VECTORS * LB_LANES)
 
+/* CASE(rows of the tile) for each tile, whose place is `row` and `column`. */
+#define SMALL_TILES(rows, columns, CASE)                                                         \
+    for (size_t column = 0; column < (columns); column += SMALL_WIDTH) {                         \
+        for (size_t row = 0; row < (rows); row += LB_TILE_ROWS) {                                \
+            switch ((rows) - row < LB_TILE_ROWS ? (rows) - row : LB_TILE_ROWS) {                 \
+                LB_TILE_CASES(CASE)                                                              \
+            default:                                                                             \
+                break;                                                                           \
+            }                                                                                    \
+        }                                                                                        \
+    }
+
 typedef struct small_product {
     const float *a;            /* element (row, k) at a[row * lda + k * step] */
     size_t lda, step;
@@ -67,15 +79,7 @@ static inline __attribute__((always_inline)) void small_tile(const int rows,
 /* columns is a multiple of SMALL_WIDTH. */
 static void small_product_run(const small_product *p, size_t rows, size_t columns)
 {
-    for (size_t column = 0; column < columns; column += SMALL_WIDTH) {
-        for (size_t row = 0; row < rows; row += LB_TILE_ROWS) {
-            switch (rows - row < LB_TILE_ROWS ? rows - row : LB_TILE_ROWS) {
-            LB_TILE_CASES(SMALL_CASE)
-            default:
-                break;
-            }
-        }
-    }
+    SMALL_TILES(rows, columns, SMALL_CASE)
 }
 
 #endif

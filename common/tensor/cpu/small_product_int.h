@@ -7,10 +7,8 @@
 #ifndef LB_COMMON_TENSOR_CPU_SMALL_PRODUCT_INT_H
 #define LB_COMMON_TENSOR_CPU_SMALL_PRODUCT_INT_H
 
-#include "common/tensor/cpu/cpu.h"
 #include "common/tensor/cpu/simd_int.h"
-
-#define SMALL_INT_WIDTH (LB_TILE_VECTORS * LB_LANES)
+#include "common/tensor/cpu/small_product.h"
 
 /* What is multiplied: int16; bytes of which those of b were written by vf_store_bytes; bytes of
  * which those of a are from 0 to 127. */
@@ -96,18 +94,10 @@ static inline __attribute__((always_inline)) void small_int_tile(const int rows,
             small_int_tile(count, SMALL_BYTES_A, p, row, column);                                \
         break;
 
-/* columns is a multiple of SMALL_INT_WIDTH. */
+/* columns is a multiple of SMALL_WIDTH. */
 static void small_product_int_run(const small_product_int *p, size_t rows, size_t columns)
 {
-    for (size_t column = 0; column < columns; column += SMALL_INT_WIDTH) {
-        for (size_t row = 0; row < rows; row += LB_TILE_ROWS) {
-            switch (rows - row < LB_TILE_ROWS ? rows - row : LB_TILE_ROWS) {
-            LB_TILE_CASES(SMALL_INT_CASE)
-            default:
-                break;
-            }
-        }
-    }
+    SMALL_TILES(rows, columns, SMALL_INT_CASE)
 }
 
 #endif
