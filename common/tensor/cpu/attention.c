@@ -164,9 +164,8 @@ static inline __attribute__((always_inline)) void weigh(stack *s, size_t i, size
 
 /* Scores of a row's block -> exp(score - new maximum), 0 from `seen` on, as weights in f32 or, with
  * scales, in integers; max, sum and keep of the running softmax follow. */
-static inline __attribute__((always_inline)) void soften_vectors(stack *s, size_t i, size_t seen,
-                                                                 const size_t vectors,
-                                                                 const float *const *scales)
+LB_TILE_INLINE void soften_vectors(stack *s, size_t i, size_t seen, const size_t vectors,
+                                   const float *const *scales)
 {
     float *scores = s->scores + i * SCORE_STRIDE;
     vf v[KEYS / LB_LANES], largest = vf_set(-__builtin_inff()), sum = vf_set(0.0f);

@@ -83,12 +83,21 @@ extern const lb_backend_table lb_cpu_table_neondot;
 
 #if defined(__clang__)
 #if __has_feature(address_sanitizer)
-#define LB_UNROLL            /* unrolled and instrumented, a kernel takes minutes to compile */
+#define LB_SANITIZED
+#define LB_UNROLL
 #else
 #define LB_UNROLL _Pragma("clang loop unroll(full)")
 #endif
 #else
 #define LB_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* A tile, compiled for each of its heights; but once where it is instrumented, since clang takes
+ * minutes for all of them. */
+#if defined(LB_SANITIZED)
+#define LB_TILE_INLINE static __attribute__((noinline))
+#else
+#define LB_TILE_INLINE static inline __attribute__((always_inline))
 #endif
 
 /* For each group of a panel a tile asks for one line (half as much) of what is needed next, for

@@ -33,9 +33,7 @@ typedef struct small_product {
     const float *keep;         /* [rows] what c is multiplied with; NULL: c counts as 0 */
 } small_product;
 
-static inline __attribute__((always_inline)) void small_tile(const int rows,
-                                                             const small_product *p, size_t row,
-                                                             size_t column)
+LB_TILE_INLINE void small_tile(const int rows, const small_product *p, size_t row, size_t column)
 {
     vf sum[LB_TILE_ROWS][LB_TILE_VECTORS], w[LB_TILE_VECTORS];
     const float *a = p->a + row * p->lda;

@@ -36,10 +36,8 @@ static inline __attribute__((always_inline)) vi small_int_dot(const small_int_ki
                                    : vi_dot_bytes(sum, x, w);
 }
 
-static inline __attribute__((always_inline)) void small_int_tile(const int rows,
-                                                                 const small_int_kind kind,
-                                                                 const small_product_int *p,
-                                                                 size_t row, size_t column)
+LB_TILE_INLINE void small_int_tile(const int rows, const small_int_kind kind,
+                                   const small_product_int *p, size_t row, size_t column)
 {
     vi sum[LB_TILE_ROWS][LB_TILE_VECTORS], w[LB_TILE_VECTORS];
     const size_t lane = LB_LANES * LB_GROUP_BYTES;
