@@ -182,7 +182,7 @@ static inline bool lb_kv_can_store(lb_dtype dtype, size_t head_dim)
     return dtype == LB_F32 || (lb_dtype_is_integer(dtype) && head_dim <= LB_QUANT_BLOCK);
 }
 
-/* Floats of one kv head's part of a page: its lanes and, of integers, their scales. */
+/* Floats of one kv head's part of a page: its lanes and, of integers, at the end their scales. */
 static inline size_t lb_kv_head_floats(const lb_attention_shape *s, size_t width)
 {
     return s->stored == LB_F32

@@ -29,11 +29,11 @@ static float *product(const char *isa, uint32_t threads, size s, lb_dtype dtype,
 {
     fixture f;
     float *x = matrix(1, 0, s.m, s.k, 1.0f), *w = matrix(2, 0, s.n, s.k, 1.0f);
-    float *there = matrix(3, 0, s.m, s.n, 1.0f);
+    float *before = matrix(3, 0, s.m, s.n, 1.0f);
     fixture_open(&f, threads, isa);
     lb_weight *weight = back ? pack_weight(&f, w, s.k, s.n, dtype, LB_WEIGHT_BACKWARD)
                              : pack_weight(&f, w, s.n, s.k, dtype, LB_WEIGHT_FORWARD);
-    lb_tensor out = upload(&f, there, s.m, s.n), rows = upload(&f, x, s.m, s.k);
+    lb_tensor out = upload(&f, before, s.m, s.n), rows = upload(&f, x, s.m, s.k);
     if (back)
         lb_linear_backward(f.ops, out, rows, weight, true);
     else
@@ -43,7 +43,7 @@ static float *product(const char *isa, uint32_t threads, size s, lb_dtype dtype,
     fixture_close(&f);
     free(x);
     free(w);
-    free(there);
+    free(before);
     return got;
 }
 

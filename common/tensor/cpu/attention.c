@@ -209,20 +209,9 @@ static void soften(stack *s, size_t i, size_t seen, size_t padded, const float *
 /* A block of keys: the parts of its pages for one kv head. */
 typedef struct key_block {
     const float *keys[PAGES], *values[PAGES];
+    const float *key_scales[PAGES], *value_scales[PAGES];   /* of integers */
     size_t pages;
 } key_block;
-
-/* Where the scales stand, after the integers of a head's part of a page. */
-static const float *key_scales(const stack *s, const float *keys)
-{
-    return keys + quant_vectors(s->dim, 0) * LB_LANES * LB_KV_PAGE * lb_dtype_size(s->stored) /
-                      sizeof(float);
-}
-
-static const float *value_scales(const stack *s, const float *values)
-{
-    return values + s->width * LB_KV_PAGE * lb_dtype_size(s->stored) / sizeof(float);
-}
 
 /* Scores of the stacked rows from `at` on. */
 static void score_block(stack *s, const key_block *block, size_t at, size_t stacked)
@@ -243,7 +232,7 @@ static void score_block(stack *s, const key_block *block, size_t at, size_t stac
             .a = s->query + at * QUERY_STRIDE, .lda = QUERY_STRIDE, .b = &integers, .parts = 1,
             .groups = lb_panel_groups(s->stored, s->dim), .ldb = LB_KV_PAGE * LB_GROUP_BYTES,
             .c = to, .ldc = SCORE_STRIDE, .row_scale = s->query_scale + at,
-            .column_scale = key_scales(s, block->keys[p]), .begin = s->begin + at,
+            .column_scale = block->key_scales[p], .begin = s->begin + at,
         };
         small_product_int_run(&scores, stacked, LB_KV_PAGE);
     }
@@ -280,7 +269,7 @@ static void attend_run(const attention_job *job, stack *s, const lb_kv_row *rows
                        size_t count, size_t key, size_t kv_head)
 {
     const lb_attention_args *a = job->a;
-    const float *scales[PAGES];
+    const size_t key_head = lb_kv_key_head(a->shape), value_head = lb_kv_value_head(a->shape);
     key_block block;
     const uint32_t *table = rows[first].pages + key / LB_KV_PAGE;
     size_t longest = 0, stacked = count * s->group, at = first * s->group;
@@ -289,15 +278,16 @@ static void attend_run(const attention_job *job, stack *s, const lb_kv_row *rows
     size_t seen = longest - key < KEYS ? longest - key : KEYS;
     block.pages = (seen + LB_KV_PAGE - 1) / LB_KV_PAGE;
     for (size_t p = 0; p < block.pages; p++) {
-        block.keys[p] = row_f32(a->k, table[p]) + kv_head * lb_kv_key_head(a->shape);
-        block.values[p] = row_f32(a->v, table[p]) + kv_head * lb_kv_value_head(a->shape);
-        scales[p] = value_scales(s, block.values[p]);
+        block.keys[p] = row_f32(a->k, table[p]) + kv_head * key_head;
+        block.values[p] = row_f32(a->v, table[p]) + kv_head * value_head;
+        block.key_scales[p] = block.keys[p] + key_head - LB_KV_PAGE;
+        block.value_scales[p] = block.values[p] + value_head - LB_KV_PAGE;
     }
     score_block(s, &block, at, stacked);
     for (size_t i = 0; i < stacked; i++) {
         size_t own = rows[first + i / s->group].count - key, padded = block.pages * LB_KV_PAGE;
         own = own < seen ? own : seen;
-        soften(s, at + i, own, padded, s->stored == LB_F32 ? NULL : scales);
+        soften(s, at + i, own, padded, s->stored == LB_F32 ? NULL : block.value_scales);
     }
     sum_block(s, &block, at, stacked);
 }
@@ -423,14 +413,13 @@ static void write_integers(const lb_attention_shape *shape, const float *k, cons
         bytes[i] = (char)(bytes[i] ^ LB_BYTE_SIGN);
     for (size_t g = 0; g < count / group; g++)
         memcpy(to + g * line + lane * LB_GROUP_BYTES, bytes + g * LB_GROUP_BYTES, LB_GROUP_BYTES);
-    to += count / group * line;
-    memcpy(to + lane * sizeof scale, &scale, sizeof scale);
+    keys[lb_kv_key_head(shape) - LB_KV_PAGE + lane] = scale;
 
     scale = head_block(stored, v, shape->head_dim, bytes);
     to = (char *)values + lane / group * width * LB_GROUP_BYTES + lane % group * size;
     for (size_t d = 0; d < count; d++)
         memcpy(to + d * LB_GROUP_BYTES, bytes + d * size, size);
-    memcpy((char *)values + width * LB_KV_PAGE * size + lane * sizeof scale, &scale, sizeof scale);
+    values[lb_kv_value_head(shape) - LB_KV_PAGE + lane] = scale;
 }
 
 static void write_task(void *arg, size_t index, size_t thread)
