@@ -7,6 +7,11 @@
 
 #include <stdlib.h>
 
+static bool adapted(const lb_adapter *adapter, size_t layer, size_t projection)
+{
+    return adapter && adapter->a[layer * LB_PROJ_COUNT + projection].data;
+}
+
 /* out = (out +) W x (+ bias) + scale B (A x) for `count` projections of a layer that read the same
  * x, from `first` on. */
 static void project_into(lb_model *model, const lb_adapter *adapter, size_t layer,
@@ -25,7 +30,7 @@ static void project_into(lb_model *model, const lb_adapter *adapter, size_t laye
     lb_linears(ops, x, products, count);
     for (size_t i = 0; i < count; i++) {
         size_t slot = layer * LB_PROJ_COUNT + first + i;
-        if (!adapter || !adapter->a[slot].data)
+        if (!adapted(adapter, layer, first + i))
             continue;
         size_t mark = lb_ops_mark(ops);
         lb_tensor low = lb_ops_alloc(ops, LB_F32, x.rows, adapter->a[slot].rows);
@@ -113,11 +118,16 @@ void lb_block_forward(lb_model *model, const lb_adapter *adapter, size_t index,
         lb_copy(ops, s.middle, x);
     }
     s.mlp_normed = norm(model, x, w->mlp_norm);
-    project(model, adapter, index, LB_PROJ_GATE, 2, s.mlp_normed, gate_up);
-    s.gate = gate_up[0];
-    s.up = gate_up[1];
     s.gated = lb_ops_alloc(ops, LB_F32, x.rows, model->config.mlp);
-    lb_swiglu(ops, s.gated, s.gate, s.up);
+    if (state || adapted(adapter, index, LB_PROJ_GATE) || adapted(adapter, index, LB_PROJ_UP)) {
+        project(model, adapter, index, LB_PROJ_GATE, 2, s.mlp_normed, gate_up);
+        s.gate = gate_up[0];
+        s.up = gate_up[1];
+        lb_swiglu(ops, s.gated, s.gate, s.up);
+    } else {
+        lb_linear_swiglu(ops, s.gated, s.mlp_normed, w->projection[LB_PROJ_GATE],
+                         w->projection[LB_PROJ_UP]);
+    }
     project_into(model, adapter, index, LB_PROJ_DOWN, 1, s.gated, &x, true);
     if (state)
         *state = s;

@@ -121,6 +121,8 @@ typedef struct lb_backend_table {
     lb_status (*rope)(void *self, lb_tensor x, size_t head_dim, lb_tensor table,
                       const uint32_t *positions, bool inverse);
     lb_status (*swiglu)(void *self, lb_tensor out, lb_tensor gate, lb_tensor up);
+    lb_status (*linear_swiglu)(void *self, lb_tensor out, lb_tensor x, const lb_weight *gate,
+                               const lb_weight *up);
     lb_status (*swiglu_backward)(void *self, const lb_tensor t[5]);
     lb_status (*copy_rows)(void *self, lb_tensor to, lb_tensor from, const uint32_t *to_index,
                            const uint32_t *from_index, size_t rows);

@@ -367,6 +367,16 @@ void lb_swiglu(lb_ops *ops, lb_tensor out, lb_tensor gate, lb_tensor up)
         done(ops, CALL(swiglu, out, gate, up), "swiglu failed");
 }
 
+void lb_linear_swiglu(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *gate,
+                      const lb_weight *up)
+{
+    bool fits = is_f32(out) && is_f32(x) && out.rows == x.rows && gate->k == x.cols &&
+                gate->n == out.cols && up->k == gate->k && up->n == gate->n && gate->forward &&
+                up->forward && gate->stored == up->stored;
+    if (check(ops, fits, "linear_swiglu: shapes"))
+        done(ops, CALL(linear_swiglu, out, x, gate, up), "linear_swiglu failed");
+}
+
 void lb_copy(lb_ops *ops, lb_tensor to, lb_tensor from)
 {
     if (check(ops, same(to, from), "copy: shapes"))

@@ -139,6 +139,10 @@ void lb_rope(lb_ops *ops, lb_tensor x, size_t head_dim, lb_tensor table,
              const uint32_t *positions, bool inverse);
 /* out[T, M] = silu(gate) * up. */
 void lb_swiglu(lb_ops *ops, lb_tensor out, lb_tensor gate, lb_tensor up);
+/* out[T, M] = silu(x gate^T) * (x up^T), x[T, K], gate and up [M, K] of one dtype: the bits of
+ * lb_linears and lb_swiglu, for who needs neither product by itself. */
+void lb_linear_swiglu(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *gate,
+                      const lb_weight *up);
 void lb_copy(lb_ops *ops, lb_tensor to, lb_tensor from);
 /* to[i] = from[index[i]] by rows (gather), or to[index[i]] = from[i] (scatter). Host indices. */
 void lb_gather_rows(lb_ops *ops, lb_tensor to, lb_tensor from, const uint32_t *index);

@@ -188,6 +188,10 @@ static void bad_norm(shapes *s) { lb_rmsnorm(s->ops, s->a34, s->a34, s->c43, 1e-
 static void bad_rope_dim(shapes *s) { lb_rope(s->ops, s->a34, 3, s->table, zeros, false); }
 static void bad_rope_row(shapes *s) { lb_rope(s->ops, s->a34, 4, s->table, high, false); }
 static void bad_swiglu(shapes *s) { lb_swiglu(s->ops, s->a34, s->b34, s->c43); }
+static void bad_linear_swiglu(shapes *s)
+{
+    lb_linear_swiglu(s->ops, s->d44, s->a34, s->w54, s->w54);
+}
 static void bad_copy(shapes *s) { lb_copy(s->ops, s->a34, s->d44); }
 static void bad_gather(shapes *s) { lb_gather_rows(s->ops, s->a34, s->b34, high); }
 static void bad_scatter(shapes *s) { lb_scatter_rows(s->ops, s->a34, s->b34, high); }
@@ -310,8 +314,8 @@ static const struct {
     {"embed id", bad_embed_id}, {"embed cols", bad_embed_rows}, {"linear", bad_linear},
     {"linear packing", bad_linear_packing}, {"bias", bad_bias}, {"norm", bad_norm},
     {"rope dim", bad_rope_dim}, {"rope position", bad_rope_row}, {"swiglu", bad_swiglu},
-    {"copy", bad_copy}, {"gather", bad_gather}, {"scatter", bad_scatter},
-    {"nn", bad_nn}, {"tn", bad_tn}, {"page", bad_page},
+    {"linear swiglu", bad_linear_swiglu}, {"copy", bad_copy}, {"gather", bad_gather},
+    {"scatter", bad_scatter}, {"nn", bad_nn}, {"tn", bad_tn}, {"page", bad_page},
     {"later page", bad_later_page}, {"cache", bad_cache}, {"kv slot", bad_kv_slot},
     {"integers", bad_integers}, {"stored", bad_stored}, {"large head", bad_large_head},
     {"no keys", bad_no_keys}, {"heads", bad_heads},

@@ -294,6 +294,46 @@ static void test_swiglu_extremes(void **state)
     fixture_close(&f);
 }
 
+/* As one op it has the bits of its parts, whatever of a panel is left over. */
+static void check_linear_swiglu(fixture *f, size_t m, size_t k, size_t n, lb_dtype stored)
+{
+    float *x = matrix(14, 0, m, k, 1.0f), *g = matrix(15, 0, n, k, 1.0f);
+    float *u = matrix(16, 0, n, k, 1.0f);
+    lb_weight *gate = pack_weight(f, g, n, k, stored, LB_WEIGHT_FORWARD);
+    lb_weight *up = pack_weight(f, u, n, k, stored, LB_WEIGHT_FORWARD);
+    lb_tensor tx = upload_strided(f, x, m, k), out = blank(f, m, n), want = blank(f, m, n);
+    lb_tensor a = blank(f, m, n), b = blank(f, m, n);
+    const lb_linear_out outs[] = {{a, gate, {0}, false}, {b, up, {0}, false}};
+    lb_linears(f->ops, tx, outs, 2);
+    lb_swiglu(f->ops, want, a, b);
+    lb_linear_swiglu(f->ops, out, tx, gate, up);
+    float *got = download(f, out), *parts = download(f, want);
+    same_bits(lb_dtype_name(stored), got, parts, m * n);
+    lb_weight_free(gate);
+    lb_weight_free(up);
+    free(got);
+    free(parts);
+    free(x);
+    free(g);
+    free(u);
+    lb_ops_reset(f->ops);
+}
+
+static void test_linear_swiglu(void **state)
+{
+    (void)state;
+    const lb_dtype dtypes[] = {LB_F32, LB_BF16, LB_INT16, LB_INT8};
+    fixture f;
+    assert_true(fixture_open(&f, 2, NULL));
+    for (size_t d = 0; d < COUNT(dtypes); d++) {
+        for (size_t i = 0; i < COUNT(odd); i++) {
+            check_linear_swiglu(&f, odd[i], 130, odd[(i + d) % COUNT(odd)], dtypes[d]);
+            check_linear_swiglu(&f, odd[i], 33, 301, dtypes[d]);
+        }
+    }
+    fixture_close(&f);
+}
+
 /* ---- rows that move ---- */
 
 static void test_rows_that_move(void **state)
@@ -359,6 +399,7 @@ int main(void)
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_swiglu),
         cmocka_unit_test(test_swiglu_extremes),
+        cmocka_unit_test(test_linear_swiglu),
         cmocka_unit_test(test_rows_that_move),
         cmocka_unit_test(test_embed),
     };

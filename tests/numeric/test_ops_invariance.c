@@ -116,6 +116,24 @@ static void run_norm(const run *r)
     collect(r, dx, 2 * D, D);
 }
 
+static void linear_swiglu_as(const run *r, lb_dtype stored)
+{
+    enum { K = 301, N = 397 };
+    float *host = matrix(40, 0, N, K, 1.0f), *other = matrix(43, 0, N, K, 1.0f);
+    lb_weight *gate = pack_weight(r->f, host, N, K, stored, LB_WEIGHT_FORWARD);
+    lb_weight *up = pack_weight(r->f, other, N, K, stored, LB_WEIGHT_FORWARD);
+    lb_tensor y = blank(r->f, r->rows, N);
+    lb_linear_swiglu(r->f->ops, y, input(r, 1, K, 1.0f), gate, up);
+    collect(r, y, N, 0);
+    free(host);
+    free(other);
+    lb_weight_free(gate);
+    lb_weight_free(up);
+}
+static void run_linear_swiglu_f32(const run *r) { linear_swiglu_as(r, LB_F32); }
+static void run_linear_swiglu_fast(const run *r) { linear_swiglu_as(r, LB_INT16); }
+static void run_linear_swiglu_int8(const run *r) { linear_swiglu_as(r, LB_INT8); }
+
 static void run_swiglu(const run *r)
 {
     enum { D = 70 };
@@ -276,6 +294,9 @@ static const struct {
     {"linear large", 160, run_linear_large},
     {"rmsnorm", 260, run_norm},
     {"swiglu", 210, run_swiglu},
+    {"linear_swiglu f32", 397, run_linear_swiglu_f32},
+    {"linear_swiglu fast", 397, run_linear_swiglu_fast},
+    {"linear_swiglu int8", 397, run_linear_swiglu_int8},
     {"rope, gather, scatter", 102, run_rope_and_moves},
     {"gemm", 150, run_gemm},
     {"attention", 3 * 144, run_attention},

@@ -219,6 +219,8 @@ lb_status LB_K(lb_cpu_rmsnorm_backward)(void *self, const lb_tensor t[4], float 
 lb_status LB_K(lb_cpu_rope)(void *self, lb_tensor x, size_t head_dim, lb_tensor table,
                             const uint32_t *positions, bool inverse);
 lb_status LB_K(lb_cpu_swiglu)(void *self, lb_tensor out, lb_tensor gate, lb_tensor up);
+lb_status LB_K(lb_cpu_linear_swiglu)(void *self, lb_tensor out, lb_tensor x,
+                                     const lb_weight *gate, const lb_weight *up);
 lb_status LB_K(lb_cpu_swiglu_backward)(void *self, const lb_tensor t[5]);
 lb_status LB_K(lb_cpu_copy_rows)(void *self, lb_tensor to, lb_tensor from,
                                  const uint32_t *to_index, const uint32_t *from_index,

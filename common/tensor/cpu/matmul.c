@@ -8,6 +8,7 @@
  * are expanded as they are read, which is exact.
  */
 #include "common/tensor/cpu/amx.h"
+#include "common/tensor/cpu/vmath.h"
 
 #define ROWS LB_TILE_ROWS
 #define VECTORS LB_TILE_VECTORS
@@ -176,11 +177,11 @@ static void tile_any(const lb_product *p, lb_amx *amx, size_t rows, size_t row, 
 
 /* What the tile at `row` of a column of tiles asks the cache for: the first and the second tile a
  * half each of the panel that comes next; the others of the one they are in, which is there. */
-static const char *ahead_of(const lb_product *p, size_t column, size_t row, size_t end)
+static const char *ahead_of(const lb_product *p, size_t column, size_t row)
 {
     size_t next = column + VECTORS * LB_LANES, bytes = lb_panel_bytes(p->stored, p->depth);
     const char *panels = p->panels;
-    if (next >= end || row > ROWS)
+    if (next >= p->n || row > ROWS)
         return panels + column / LB_PANEL * bytes;
     size_t half = lb_panel_groups(p->stored, p->k) * LB_AHEAD;
     return panels + next / LB_PANEL * bytes + (row == 0 ? 0 : half);
@@ -198,29 +199,88 @@ void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_
     for (size_t column = begin; column < end; column += width) {
         for (size_t row = 0; row < rows; row += most) {
             size_t count = rows - row < most ? rows - row : most;
-            tile_any(p, &amx, count, first + row, column, ahead_of(p, column, row, end));
+            tile_any(p, &amx, count, first + row, column, ahead_of(p, column, row));
         }
     }
     end_integers(&amx);
 }
 
-/* The panels of all products, one after the other, in tasks of panels_per_task. */
+/* c, ldc, bias and accumulate are left to the caller. */
+static lb_product product_of(const lb_weight *w, size_t first, size_t n, lb_tensor x,
+                             const lb_quantised *q)
+{
+    lb_product p = lb_product_with(w, first, n);
+    p.a = x.data;
+    p.lda = x.stride;
+    p.q = q;
+    return p;
+}
+
+/* out = silu(x gate^T) (x up^T). */
+typedef struct gated_product {
+    lb_tensor out, x;
+    const lb_weight *w[2];     /* gate and up */
+    const lb_quantised *q;
+} gated_product;
+
+/* Panels of it whose sums are at most ROWS_PER_TASK x LB_PANEL: these stay in the cache. */
+static void gated_panels(const gated_product *g, size_t row, size_t rows, size_t panel,
+                         size_t panels)
+{
+    float sums[2][ROWS_PER_TASK * LB_PANEL] __attribute__((aligned(64)));
+    const size_t column = panel * LB_PANEL, left = g->out.cols - column, ld = panels * LB_PANEL;
+    const size_t columns = left < ld ? left : ld;
+    lb_quantised q = lb_quantised_from(g->q, row);
+    lb_tensor x = lb_tensor_rows(g->x, row, rows);
+    for (size_t i = 0; i < 2; i++) {
+        lb_product p = product_of(g->w[i], column, left, x, &q);
+        p.c = sums[i];
+        p.ldc = ld;
+        LB_K(lb_product_part)(&p, 0, rows, 0, panels);
+    }
+    for (size_t r = 0; r < rows; r++) {
+        float *out = row_f32(g->out, row + r) + column;
+        const float *gate = sums[0] + r * ld, *up = sums[1] + r * ld;
+        for (size_t c = 0; c < columns; c += LB_LANES) {
+            vf y = vf_swiglu(vf_load(gate + c), vf_load(up + c));
+            if (columns - c >= LB_LANES)
+                vf_store(out + c, y);
+            else
+                vf_store_n(out + c, y, columns - c);
+        }
+    }
+}
+
+static void gated_part(const gated_product *g, size_t row, size_t rows, size_t first,
+                       size_t panels)
+{
+    /* Few rows are done sooner than the next panel is there, unless one weight is read on. */
+    const size_t most = ROWS_PER_TASK / rows;
+    for (size_t j = 0; j < panels; j += most)
+        gated_panels(g, row, rows, first + j, panels - j < most ? panels - j : most);
+}
+
+/* The panels of all products, one after the other, in tasks of panels_per_task; or, gated, those
+ * of the first with those of the second. */
 typedef struct product_tasks {
     const lb_product *products;
-    size_t count, rows, row_tasks, panels, panels_per_task;
+    const gated_product *gated;    /* NULL: products end where they say */
+    size_t count, depth, rows, row_tasks, panels, panels_per_task;
 } product_tasks;
 
-static size_t panels_of(const lb_product *p)
+static size_t panels_of(size_t columns)
 {
-    return (p->n + LB_PANEL - 1) / LB_PANEL;
+    return (columns + LB_PANEL - 1) / LB_PANEL;
 }
 
 /* Panels [first, first + panels) of the row of products. */
 static void run_panels(const product_tasks *t, size_t row, size_t rows, size_t first,
                        size_t panels)
 {
+    if (t->gated)
+        gated_part(t->gated, row, rows, first, panels);
     for (size_t i = 0; i < t->count && panels > 0; i++) {
-        size_t own = panels_of(&t->products[i]);
+        size_t own = panels_of(t->products[i].n);
         if (first >= own) {
             first -= own;
             continue;
@@ -244,27 +304,34 @@ static void product_task(void *arg, size_t index, size_t thread)
     run_panels(t, first, rows, panel, panels);
 }
 
-void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *products, size_t count, size_t rows)
+static void share_out(lb_cpu *cpu, product_tasks *t)
 {
-    product_tasks tasks = {.products = products, .count = count, .rows = rows};
-    for (size_t i = 0; i < count; i++)
-        tasks.panels += panels_of(&products[i]);
+    size_t rows = t->rows;
     if (rows == 0)
         return;
-    if (rows * tasks.panels * LB_PANEL * products->k < PARALLEL_LEAST ||
+    if (rows * t->panels * LB_PANEL * t->depth < PARALLEL_LEAST ||
         lb_pool_threads(cpu->pool) == 1) {
         for (size_t row = 0; row < rows; row += ROWS_PER_TASK)
-            run_panels(&tasks, row, rows - row < ROWS_PER_TASK ? rows - row : ROWS_PER_TASK, 0,
-                       tasks.panels);
+            run_panels(t, row, rows - row < ROWS_PER_TASK ? rows - row : ROWS_PER_TASK, 0,
+                       t->panels);
         return;
     }
     /* About four tasks a thread, so that one that is held up does not hold up the rest. */
-    tasks.row_tasks = (rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
+    t->row_tasks = (rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
     size_t wanted = 4 * (size_t)lb_pool_threads(cpu->pool);
-    size_t column_tasks = wanted / tasks.row_tasks + 1;
-    tasks.panels_per_task = (tasks.panels + column_tasks - 1) / column_tasks;
-    column_tasks = (tasks.panels + tasks.panels_per_task - 1) / tasks.panels_per_task;
-    lb_pool_run(cpu->pool, tasks.row_tasks * column_tasks, product_task, &tasks);
+    size_t column_tasks = wanted / t->row_tasks + 1;
+    t->panels_per_task = (t->panels + column_tasks - 1) / column_tasks;
+    column_tasks = (t->panels + t->panels_per_task - 1) / t->panels_per_task;
+    lb_pool_run(cpu->pool, t->row_tasks * column_tasks, product_task, t);
+}
+
+void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *products, size_t count, size_t rows)
+{
+    product_tasks tasks = {.products = products, .count = count, .depth = products->k,
+                           .rows = rows};
+    for (size_t i = 0; i < count; i++)
+        tasks.panels += panels_of(products[i].n);
+    share_out(cpu, &tasks);
 }
 
 lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_linear_out *outs, size_t count)
@@ -275,16 +342,27 @@ lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_linear_out *outs
     if (status != LB_OK)
         return status;
     for (size_t i = 0; i < count; i++) {
-        products[i] = lb_product_with(outs[i].w, 0, outs[i].w->n);
-        products[i].a = x.data;
-        products[i].lda = x.stride;
-        products[i].q = &q;
+        products[i] = product_of(outs[i].w, 0, outs[i].w->n, x, &q);
         products[i].c = outs[i].out.data;
         products[i].ldc = outs[i].out.stride;
         products[i].bias = outs[i].bias.data;
         products[i].accumulate = outs[i].accumulate;
     }
     LB_K(lb_product_run)(self, products, count, x.rows);
+    return LB_OK;
+}
+
+lb_status LB_K(lb_cpu_linear_swiglu)(void *self, lb_tensor out, lb_tensor x,
+                                     const lb_weight *gate, const lb_weight *up)
+{
+    lb_quantised q;
+    lb_status status = LB_K(lb_quantise_rows)(self, gate->stored, x, &q);
+    if (status != LB_OK)
+        return status;
+    const gated_product gated = {out, x, {gate, up}, &q};
+    product_tasks tasks = {.gated = &gated, .depth = x.cols, .rows = x.rows,
+                           .panels = panels_of(gate->n)};
+    share_out(self, &tasks);
     return LB_OK;
 }
 

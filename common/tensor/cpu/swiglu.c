@@ -12,12 +12,6 @@ typedef struct swiglu_job {
     lb_tensor out, gate, up, dgate, dup, dout;
 } swiglu_job;
 
-static inline vf sigmoid(vf x)
-{
-    vf one = vf_set(1.0f);
-    return vf_div(one, vf_add(one, vf_exp(vf_sub(vf_set(0.0f), x))));
-}
-
 static inline vf load(const float *p, size_t n)
 {
     return n >= LB_LANES ? vf_load(p) : vf_load_n(p, n, 0.0f);
@@ -40,8 +34,8 @@ static void forward_task(void *arg, size_t index, size_t thread)
         const float *gate = row_f32(job->gate, r), *up = row_f32(job->up, r);
         float *out = row_f32(job->out, r);
         for (size_t i = 0; i < cols; i += LB_LANES) {
-            vf g = load(gate + i, cols - i);
-            store(out + i, vf_mul(vf_mul(g, sigmoid(g)), load(up + i, cols - i)), cols - i);
+            vf g = load(gate + i, cols - i), u = load(up + i, cols - i);
+            store(out + i, vf_swiglu(g, u), cols - i);
         }
     }
 }
@@ -57,7 +51,7 @@ static void backward_task(void *arg, size_t index, size_t thread)
         float *dgate = row_f32(job->dgate, r), *dup = row_f32(job->dup, r);
         for (size_t i = 0; i < cols; i += LB_LANES) {
             size_t n = cols - i;
-            vf g = load(gate + i, n), s = sigmoid(g), dy = load(dout + i, n);
+            vf g = load(gate + i, n), s = vf_sigmoid(g), dy = load(dout + i, n);
             vf one = vf_set(1.0f), u = load(up + i, n);
             vf slope = vf_mul(s, vf_fma(g, vf_sub(one, s), one));
             store(dup + i, vf_mul(dy, vf_mul(g, s)), n);

@@ -19,6 +19,7 @@ const lb_backend_table LB_K(lb_cpu_table) = {
     .rmsnorm_backward = LB_K(lb_cpu_rmsnorm_backward),
     .rope = LB_K(lb_cpu_rope),
     .swiglu = LB_K(lb_cpu_swiglu),
+    .linear_swiglu = LB_K(lb_cpu_linear_swiglu),
     .swiglu_backward = LB_K(lb_cpu_swiglu_backward),
     .copy_rows = LB_K(lb_cpu_copy_rows),
     .gemm = LB_K(lb_cpu_gemm),

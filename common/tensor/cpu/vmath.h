@@ -38,6 +38,18 @@ static inline vf vf_exp(vf x)
     return vf_where_nan(x, result);
 }
 
+static inline vf vf_sigmoid(vf x)
+{
+    vf one = vf_set(1.0f);
+    return vf_div(one, vf_add(one, vf_exp(vf_sub(vf_set(0.0f), x))));
+}
+
+/* silu(gate) up. */
+static inline vf vf_swiglu(vf gate, vf up)
+{
+    return vf_mul(vf_mul(gate, vf_sigmoid(gate)), up);
+}
+
 /* Of a positive, normal, finite x; 0 gives -infinity, NaN stays NaN. */
 static inline float log_f32(float x)
 {
