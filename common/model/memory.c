@@ -74,14 +74,14 @@ static void take(arena *a, size_t rows, size_t cols)
         a->most[a->current] = a->used[a->current];
 }
 
-/* The temporaries of one layer: see lb_block_forward. */
+/* The temporaries of one layer without an adapter: see lb_block_forward. */
 static void take_layer(arena *a, const lb_model_config *c, size_t rows)
 {
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
     const size_t widths[] = {
         c->hidden, queries, keys, keys,
         c->qk_norm ? queries : 0, c->qk_norm ? keys : 0,
-        queries, c->hidden, c->mlp, c->mlp, c->mlp,
+        queries, c->hidden, c->mlp,
     };
     size_t first = a->current, first_used = a->count ? a->used[first] : 0;
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
