@@ -397,6 +397,14 @@ static void write_floats(const lb_attention_shape *shape, const float *k, const 
     memcpy(values + lane * lb_kv_value_width(shape->head_dim), v, shape->head_dim * sizeof *v);
 }
 
+/* Integers of `size` bytes, one behind the other, to the same place of count groups. */
+static inline __attribute__((always_inline)) void spread(char *to, const char *from, size_t count,
+                                                         const size_t size)
+{
+    for (size_t i = 0; i < count; i++)
+        memcpy(to + i * LB_GROUP_BYTES, from + i * size, size);
+}
+
 /* Keys as a panel of LB_KV_PAGE columns over the head's elements, values as one of the head's
  * elements over the lanes; then the scales of the lanes. */
 static void write_integers(const lb_attention_shape *shape, const float *k, const float *v,
@@ -417,8 +425,10 @@ static void write_integers(const lb_attention_shape *shape, const float *k, cons
 
     scale = head_block(stored, v, shape->head_dim, bytes);
     to = (char *)values + lane / group * width * LB_GROUP_BYTES + lane % group * size;
-    for (size_t d = 0; d < count; d++)
-        memcpy(to + d * LB_GROUP_BYTES, bytes + d * size, size);
+    if (stored == LB_INT16)
+        spread(to, bytes, count, sizeof(int16_t));
+    else
+        spread(to, bytes, count, sizeof(int8_t));
     values[lb_kv_value_head(shape) - LB_KV_PAGE + lane] = scale;
 }
 
