@@ -238,17 +238,8 @@ static void gated_panels(const gated_product *g, size_t row, size_t rows, size_t
         p.ldc = ld;
         LB_K(lb_product_part)(&p, 0, rows, 0, panels);
     }
-    for (size_t r = 0; r < rows; r++) {
-        float *out = row_f32(g->out, row + r) + column;
-        const float *gate = sums[0] + r * ld, *up = sums[1] + r * ld;
-        for (size_t c = 0; c < columns; c += LB_LANES) {
-            vf y = vf_swiglu(vf_load(gate + c), vf_load(up + c));
-            if (columns - c >= LB_LANES)
-                vf_store(out + c, y);
-            else
-                vf_store_n(out + c, y, columns - c);
-        }
-    }
+    for (size_t r = 0; r < rows; r++)
+        swiglu_row(row_f32(g->out, row + r) + column, sums[0] + r * ld, sums[1] + r * ld, columns);
 }
 
 static void gated_part(const gated_product *g, size_t row, size_t rows, size_t first,

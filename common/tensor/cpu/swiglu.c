@@ -29,15 +29,10 @@ static void forward_task(void *arg, size_t index, size_t thread)
 {
     const swiglu_job *job = arg;
     (void)thread;
-    size_t first = index * ROWS_PER_TASK, cols = job->gate.cols;
-    for (size_t r = first; r < job->gate.rows && r < first + ROWS_PER_TASK; r++) {
-        const float *gate = row_f32(job->gate, r), *up = row_f32(job->up, r);
-        float *out = row_f32(job->out, r);
-        for (size_t i = 0; i < cols; i += LB_LANES) {
-            vf g = load(gate + i, cols - i), u = load(up + i, cols - i);
-            store(out + i, vf_swiglu(g, u), cols - i);
-        }
-    }
+    size_t first = index * ROWS_PER_TASK;
+    for (size_t r = first; r < job->gate.rows && r < first + ROWS_PER_TASK; r++)
+        swiglu_row(row_f32(job->out, r), row_f32(job->gate, r), row_f32(job->up, r),
+                   job->gate.cols);
 }
 
 static void backward_task(void *arg, size_t index, size_t thread)

@@ -13,6 +13,8 @@
 
 #include "common/tensor/cpu/simd.h"
 
+#include <stdbool.h>
+
 #define EXP_LOWEST (-87.0f)
 #define EXP_HIGHEST 88.0f
 #define LOG2_E 1.44269504088896341f
@@ -44,10 +46,19 @@ static inline vf vf_sigmoid(vf x)
     return vf_div(one, vf_add(one, vf_exp(vf_sub(vf_set(0.0f), x))));
 }
 
-/* silu(gate) up. */
-static inline vf vf_swiglu(vf gate, vf up)
+/* out[n] = silu(gate) up. */
+static inline void swiglu_row(float *out, const float *gate, const float *up, size_t n)
 {
-    return vf_mul(vf_mul(gate, vf_sigmoid(gate)), up);
+    for (size_t i = 0; i < n; i += LB_LANES) {
+        bool whole = n - i >= LB_LANES;
+        vf g = whole ? vf_load(gate + i) : vf_load_n(gate + i, n - i, 0.0f);
+        vf u = whole ? vf_load(up + i) : vf_load_n(up + i, n - i, 0.0f);
+        vf y = vf_mul(vf_mul(g, vf_sigmoid(g)), u);
+        if (whole)
+            vf_store(out + i, y);
+        else
+            vf_store_n(out + i, y, n - i);
+    }
 }
 
 /* Of a positive, normal, finite x; 0 gives -infinity, NaN stays NaN. */
