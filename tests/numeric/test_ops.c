@@ -190,7 +190,7 @@ static void bad_rope_row(shapes *s) { lb_rope(s->ops, s->a34, 4, s->table, high,
 static void bad_swiglu(shapes *s) { lb_swiglu(s->ops, s->a34, s->b34, s->c43); }
 static void bad_linear_swiglu(shapes *s)
 {
-    lb_linear_swiglu(s->ops, s->d44, s->a34, s->w54, s->w54);
+    lb_linear_swiglu(s->ops, s->b34, s->a34, s->w54, s->w54);
 }
 static void bad_copy(shapes *s) { lb_copy(s->ops, s->a34, s->d44); }
 static void bad_gather(shapes *s) { lb_gather_rows(s->ops, s->a34, s->b34, high); }
