@@ -100,10 +100,22 @@ extern const lb_backend_table lb_cpu_table_neondot;
 #define LB_TILE_INLINE static inline __attribute__((always_inline))
 #endif
 
-/* For each group of a panel a tile asks for one line (half as much) of what is needed next, for
- * which few rows would otherwise wait at every new panel. */
-#define LB_AHEAD 64u
+/* What a tile asks the cache for while it runs, `step` bytes further on for each group of its
+ * panel: its share of the panel that comes next, for which it would otherwise wait. */
+typedef struct lb_ahead {
+    const char *at;
+    size_t step;
+} lb_ahead;
+
+#define LB_LINE 64u                      /* bytes of a line of the cache */
 #define LB_PREFETCH(p) __builtin_prefetch((p), 0, 2)
+
+/* The rows of tile `tile` of `tiles` that share `rows` evenly: a tile of one or two rows waits for
+ * its own sums. */
+static inline size_t lb_tile_height(size_t rows, size_t tiles, size_t tile)
+{
+    return rows / tiles + (tile < rows % tiles);
+}
 
 static inline float *row_f32(lb_tensor t, size_t row)
 {
@@ -165,6 +177,7 @@ typedef struct lb_product {
     float *c;
     size_t ldc, k, n;
     size_t depth;              /* k of the packing: more than k when a part is summed */
+    size_t packed;             /* columns of the packing from the first on: n, or more */
     float alpha;
     bool accumulate;
     const float *bias;         /* [n] or NULL */
@@ -179,7 +192,8 @@ static inline lb_product lb_product_with(const lb_weight *w, size_t first, size_
         .panels = (const char *)w->forward + panel * lb_panel_bytes(w->stored, w->k),
         .scales = w->scales ? w->scales + scales : NULL,
         .sums = w->sums ? w->sums + scales : NULL,
-        .stored = w->stored, .k = w->k, .n = n, .depth = w->k, .alpha = 1.0f,
+        .stored = w->stored, .k = w->k, .n = n, .depth = w->k, .packed = w->n - first,
+        .alpha = 1.0f,
     };
 }
 
@@ -191,7 +205,7 @@ static inline lb_product lb_product_back(const lb_weight *w, size_t first, size_
     return (lb_product){
         .panels = (const char *)w->backward + groups * LB_PANEL * LB_GROUP_BYTES,
         .scales = w->backward_scales ? w->backward_scales + block * LB_PANEL : NULL,
-        .stored = w->stored, .k = n, .n = w->k, .depth = w->n, .alpha = 1.0f,
+        .stored = w->stored, .k = n, .n = w->k, .depth = w->n, .packed = w->k, .alpha = 1.0f,
     };
 }
 
@@ -201,10 +215,9 @@ void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_
 /* The whole of some products with the same number of rows, on the pool. */
 void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *products, size_t count, size_t rows);
 /* One tile of integer panels: rows <= LB_TILE_ROWS from `row`, LB_TILE_VECTORS vectors from
- * `column`, into out[rows][LB_TILE_VECTORS * LB_LANES], rows ld apart; what is at `ahead` is read
- * into the cache. */
+ * `column`, into out[rows][LB_TILE_VECTORS * LB_LANES], rows ld apart. */
 void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column,
-                       const char *ahead, float *out, size_t ld);
+                       lb_ahead ahead, float *out, size_t ld);
 
 lb_status LB_K(lb_cpu_weight_pack)(void *self, lb_weight *weight, const lb_row_source *source);
 lb_status LB_K(lb_cpu_embed)(void *self, lb_tensor out, const lb_weight *table,

@@ -75,8 +75,9 @@ static inline __attribute__((always_inline)) void int_chains(const limits_job *j
     for (size_t s = 0; s < STEPS; s++) {
         LB_UNROLL
         for (int i = 0; i < CHAINS; i++)
-            /* Its own sum as a factor: equal products would be computed once. */
-            sum[i] = eight ? vi_dot_bytes(sum[i], x, sum[i]) : vi_dot_i16(sum[i], x, sum[i]);
+            /* Its own sum as a factor: equal products would be computed once. As the first, since
+             * what is done to the second is done once for the rows of a tile. */
+            sum[i] = eight ? vi_dot_bytes(sum[i], sum[i], x) : vi_dot_i16(sum[i], sum[i], x);
     }
     vf all = vi_to_vf(sum[0]);
     for (int i = 1; i < CHAINS; i++)

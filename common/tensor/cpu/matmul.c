@@ -32,7 +32,7 @@ static inline __attribute__((always_inline)) void step(const int rows, vf sum[RO
 
 static inline __attribute__((always_inline)) void tile(const int rows, const bool bf16,
                                                        const lb_product *p, const float *a,
-                                                       const char *panel, const char *ahead,
+                                                       const char *panel, lb_ahead ahead,
                                                        float *out, size_t ld)
 {
     vf sum[ROWS][VECTORS], w[VECTORS];
@@ -44,15 +44,15 @@ static inline __attribute__((always_inline)) void tile(const int rows, const boo
         for (int v = 0; v < VECTORS; v++)
             sum[i][v] = vf_set(0.0f);
     }
-    for (; !bf16 && k < p->k; k++, panel += line, ahead += LB_AHEAD) {
-        LB_PREFETCH(ahead);
+    for (; !bf16 && k < p->k; k++, panel += line, ahead.at += ahead.step) {
+        LB_PREFETCH(ahead.at);
         LB_UNROLL
         for (size_t v = 0; v < VECTORS; v++)
             w[v] = vf_load((const float *)(const void *)(panel + v * lane));
         step(rows, sum, a + k, p->lda, w);
     }
-    for (; bf16 && k < p->k; k += 2, panel += line, ahead += LB_AHEAD) {
-        LB_PREFETCH(ahead);
+    for (; bf16 && k < p->k; k += 2, panel += line, ahead.at += ahead.step) {
+        LB_PREFETCH(ahead.at);
         LB_UNROLL
         for (size_t v = 0; v < VECTORS; v++)
             w[v] = vf_bf16_low((const float *)(const void *)(panel + v * lane));
@@ -103,7 +103,7 @@ static void finish(const lb_product *p, size_t row, size_t column, const float *
         break;
 
 static void tile_float(const lb_product *p, size_t rows, size_t row, size_t column,
-                       const char *ahead, float *out, size_t ld)
+                       lb_ahead ahead, float *out, size_t ld)
 {
     const float *a = p->a + row * p->lda;
     const char *panel = (const char *)p->panels +
@@ -122,7 +122,7 @@ static void tile_float(const lb_product *p, size_t rows, size_t row, size_t colu
 _Static_assert(VECTORS * LB_LANES == LB_AMX_COLUMNS, "a tile is as wide as AMX's");
 
 static void tile_integers(const lb_product *p, lb_amx *amx, size_t rows, size_t row,
-                          size_t column, const char *ahead, float *out, size_t ld)
+                          size_t column, lb_ahead ahead, float *out, size_t ld)
 {
     if (p->q->amx)
         lb_amx_tile(amx, p, rows, row, column, out, ld);
@@ -138,7 +138,7 @@ static void end_integers(lb_amx *amx)
 #define ROWS_MOST ROWS
 
 static void tile_integers(const lb_product *p, lb_amx *amx, size_t rows, size_t row,
-                          size_t column, const char *ahead, float *out, size_t ld)
+                          size_t column, lb_ahead ahead, float *out, size_t ld)
 {
     (void)amx;
     LB_K(lb_tile_int)(p, rows, row, column, ahead, out, ld);
@@ -153,7 +153,7 @@ static void end_integers(lb_amx *amx)
 /* One tile of `rows` (1 .. ROWS, with AMX LB_AMX_ROWS) rows and VECTORS * 16 columns from
  * `column`. */
 static void tile_any(const lb_product *p, lb_amx *amx, size_t rows, size_t row, size_t column,
-                     const char *ahead)
+                     lb_ahead ahead)
 {
     float spare[ROWS_MOST * VECTORS * LB_LANES] __attribute__((aligned(64)));
     bool whole = column + VECTORS * LB_LANES <= p->n && !p->accumulate && !p->bias &&
@@ -175,31 +175,39 @@ static void tile_any(const lb_product *p, lb_amx *amx, size_t rows, size_t row, 
     }
 }
 
-/* What the tile at `row` of a column of tiles asks the cache for: the first and the second tile a
- * half each of the panel that comes next; the others of the one they are in, which is there. */
-static const char *ahead_of(const lb_product *p, size_t column, size_t row)
+/* What tile `tile` of the `tiles` of a panel asks for: its share of the next panel. All of it by the
+ * first tiles is more than memory gives at a time, and these wait then: with 12, 36 and 96 rows the
+ * f32 product is 1.5, 1.2 and 1.1 times as fast with even shares. */
+static lb_ahead ahead_of(const lb_product *p, size_t column, size_t tile, size_t tiles)
 {
-    size_t next = column + VECTORS * LB_LANES, bytes = lb_panel_bytes(p->stored, p->depth);
+    const size_t bytes = lb_panel_bytes(p->stored, p->depth), next = column / LB_PANEL + 1;
+    const size_t line = LB_PANEL * LB_GROUP_BYTES;
     const char *panels = p->panels;
-    if (next >= p->n || row > ROWS)
-        return panels + column / LB_PANEL * bytes;
-    size_t half = lb_panel_groups(p->stored, p->k) * LB_AHEAD;
-    return panels + next / LB_PANEL * bytes + (row == 0 ? 0 : half);
+    if (next * LB_PANEL >= p->packed)
+        return (lb_ahead){panels + (next - 1) * bytes, 0};
+    /* One line a group is the most that a tile asks for. */
+    size_t share = (line + tiles - 1) / tiles, step = share < LB_LINE ? share : LB_LINE;
+    return (lb_ahead){panels + next * bytes + tile * step * lb_panel_groups(p->stored, p->k), step};
 }
 
 void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_t panel,
                            size_t panels)
 {
-    const size_t width = VECTORS * LB_LANES;
+    const size_t width = VECTORS * LB_LANES, across = LB_PANEL / width;
     size_t begin = panel * LB_PANEL, end = (panel + panels) * LB_PANEL;
     lb_amx amx = {0};
-    size_t most = lb_dtype_is_integer(p->stored) && p->q->amx ? ROWS_MOST : ROWS;
+    const bool by_amx = lb_dtype_is_integer(p->stored) && p->q->amx;
+    const size_t most = by_amx ? ROWS_MOST : ROWS, tiles = (rows + most - 1) / most;
     if (end > p->n)
         end = p->n;
     for (size_t column = begin; column < end; column += width) {
-        for (size_t row = 0; row < rows; row += most) {
-            size_t count = rows - row < most ? rows - row : most;
-            tile_any(p, &amx, count, first + row, column, ahead_of(p, column, row));
+        for (size_t row = 0, tile = column / width % across * tiles; row < rows; tile++) {
+            /* AMX's tiles are whole registers. */
+            size_t left = rows - row < most ? rows - row : most;
+            size_t count = by_amx ? left : lb_tile_height(rows, tiles, tile % tiles);
+            tile_any(p, &amx, count, first + row, column,
+                     ahead_of(p, column, tile, tiles * across));
+            row += count;
         }
     }
     end_integers(&amx);

@@ -12,7 +12,8 @@
 
 /* Where a tile reads, moved on from block to block. */
 typedef struct cursor {
-    const char *rows, *panel, *ahead;
+    const char *rows, *panel;
+    lb_ahead ahead;
     const float *row_scale, *scale;
     const int32_t *sums;
 } cursor;
@@ -24,7 +25,7 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
 {
     vi sum[ROWS][VECTORS], w[VECTORS];
     const size_t line = LB_PANEL * LB_GROUP_BYTES, lane = LB_LANES * LB_GROUP_BYTES;
-    const char *panel = at->panel, *a = at->rows, *ahead = at->ahead;
+    const char *panel = at->panel, *a = at->rows, *ahead = at->ahead.at;
     const size_t stride = p->q->stride, blocks = p->q->blocks;
     LB_UNROLL
     for (int i = 0; i < rows; i++) {
@@ -32,7 +33,8 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
         for (size_t v = 0; v < VECTORS; v++)
             sum[i][v] = eight ? vi_begin_bytes(at->sums + v * LB_LANES) : vi_zero();
     }
-    for (size_t g = 0; g < groups; g++, panel += line, a += LB_GROUP_BYTES, ahead += LB_AHEAD) {
+    for (size_t g = 0; g < groups;
+         g++, panel += line, a += LB_GROUP_BYTES, ahead += at->ahead.step) {
         LB_PREFETCH(ahead);
         LB_UNROLL
         for (size_t v = 0; v < VECTORS; v++)
@@ -67,7 +69,7 @@ static inline __attribute__((always_inline)) void block(const int rows, const bo
         break;
 
 void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t column,
-                       const char *ahead, float *out, size_t ld)
+                       lb_ahead ahead, float *out, size_t ld)
 {
     const size_t size = lb_dtype_size(p->stored), blocks = p->q->blocks;
     const size_t scales = column / LB_PANEL * lb_quant_blocks(p->depth) * LB_PANEL;
@@ -92,7 +94,7 @@ void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t colu
         }
         groups_left -= groups;
         at.rows += groups * LB_GROUP_BYTES;
-        at.ahead += groups * LB_AHEAD;
+        at.ahead.at += groups * ahead.step;
         at.panel += groups * LB_PANEL * LB_GROUP_BYTES;
         at.row_scale++;
         at.scale += LB_PANEL;

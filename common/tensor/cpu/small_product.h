@@ -14,12 +14,15 @@
 /* CASE(rows of the tile) for each tile, whose place is `row` and `column`. */
 #define SMALL_TILES(rows, columns, CASE)                                                         \
     for (size_t column = 0; column < (columns); column += SMALL_WIDTH) {                         \
-        for (size_t row = 0; row < (rows); row += LB_TILE_ROWS) {                                \
-            switch ((rows) - row < LB_TILE_ROWS ? (rows) - row : LB_TILE_ROWS) {                 \
+        const size_t tiles = ((rows) + LB_TILE_ROWS - 1) / LB_TILE_ROWS;                         \
+        for (size_t row = 0, tile = 0; tile < tiles; tile++) {                                   \
+            const size_t height = lb_tile_height(rows, tiles, tile);                             \
+            switch (height) {                                                                    \
                 LB_TILE_CASES(CASE)                                                              \
             default:                                                                             \
                 break;                                                                           \
             }                                                                                    \
+            row += height;                                                                       \
         }                                                                                        \
     }
 

@@ -31,9 +31,9 @@ typedef struct small_product_int {
 static inline __attribute__((always_inline)) vi small_int_dot(const small_int_kind kind, vi sum,
                                                               vi x, vi w)
 {
-    return kind == SMALL_INT16     ? vi_dot_i16(sum, x, w)
-           : kind == SMALL_BYTES_B ? vi_dot_bytes(sum, w, x)
-                                   : vi_dot_bytes(sum, x, w);
+    return kind == SMALL_INT16                       ? vi_dot_i16(sum, x, w)
+           : kind == SMALL_BYTES_B && LB_BYTE_SIGN != 0 ? vi_dot_bytes(sum, w, x)
+                                                     : vi_dot_bytes(sum, x, w);
 }
 
 LB_TILE_INLINE void small_int_tile(const int rows, const small_int_kind kind,
