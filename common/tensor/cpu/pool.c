@@ -23,6 +23,12 @@ typedef struct worker {
     size_t index;
 } worker;
 
+/* A thread's own part of a loop, on a line of the cache by itself. */
+typedef struct share {
+    _Alignas(64) atomic_size_t next;
+    size_t end;
+} share;
+
 struct lb_pool {
     pthread_mutex_t lock;
     pthread_cond_t work, finished;
@@ -33,8 +39,7 @@ struct lb_pool {
     atomic_uint active;          /* workers inside the current loop */
     void (*task)(void *arg, size_t index, size_t thread);
     void *arg;
-    size_t count;
-    atomic_size_t next;
+    share *shares;               /* [threads] */
 };
 
 /* quota / period in whole CPUs, rounded up; 0 when there is no limit. */
@@ -115,13 +120,27 @@ static uint32_t usable_cpus(void)
     return cpus > THREADS_MAX ? THREADS_MAX : cpus;
 }
 
+/* Its own share in order, then what others have left of theirs. */
 static void take_tasks(lb_pool *pool, size_t thread)
 {
-    for (;;) {
-        size_t index = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
-        if (index >= pool->count)
-            return;
-        pool->task(pool->arg, index, thread);
+    for (size_t i = 0; i < pool->threads; i++) {
+        share *from = &pool->shares[(thread + i) % pool->threads];
+        while (atomic_load_explicit(&from->next, memory_order_relaxed) < from->end) {
+            size_t index = atomic_fetch_add_explicit(&from->next, 1, memory_order_relaxed);
+            if (index < from->end)
+                pool->task(pool->arg, index, thread);
+        }
+    }
+}
+
+static void share_out(lb_pool *pool, size_t count)
+{
+    size_t each = count / pool->threads, more = count % pool->threads, first = 0;
+    for (size_t t = 0; t < pool->threads; t++) {
+        size_t own = each + (t < more);
+        atomic_store_explicit(&pool->shares[t].next, first, memory_order_relaxed);
+        pool->shares[t].end = first + own;
+        first += own;
     }
 }
 
@@ -179,12 +198,15 @@ lb_status lb_pool_create(uint32_t threads, lb_pool **out, lb_err *err)
         return lb_fail(err, LB_EINVAL, "threads", "%u is more than %u", count, THREADS_MAX);
     lb_pool *pool = calloc(1, sizeof *pool);
     worker *workers = calloc(count, sizeof *workers);
-    if (!pool || !workers) {
+    share *shares = aligned_alloc(_Alignof(share), count * sizeof *shares);
+    if (!pool || !workers || !shares) {
         free(pool);
         free(workers);
+        free(shares);
         return lb_fail(err, LB_ENOMEM, NULL, "no memory for %u threads", count);
     }
     pool->workers = workers;
+    pool->shares = shares;
     pool->threads = count;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->work, NULL);
@@ -221,6 +243,7 @@ void lb_pool_free(lb_pool *pool)
     pthread_cond_destroy(&pool->finished);
     pthread_mutex_destroy(&pool->lock);
     free(pool->workers);
+    free(pool->shares);
     free(pool);
 }
 
@@ -240,9 +263,8 @@ void lb_pool_run(lb_pool *pool, size_t count, void (*task)(void *arg, size_t ind
     pthread_mutex_lock(&pool->lock);
     pool->task = task;
     pool->arg = arg;
-    pool->count = count;
+    share_out(pool, count);
     pool->open = true;
-    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&pool->generation, 1, memory_order_release);
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->lock);
