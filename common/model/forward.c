@@ -12,11 +12,20 @@ static bool adapted(const lb_adapter *adapter, size_t layer, size_t projection)
     return adapter && adapter->a[layer * LB_PROJ_COUNT + projection].data;
 }
 
+/* Whether any of `count` projections of a layer from `first` on is adapted. */
+static bool any_adapted(const lb_adapter *adapter, size_t layer, size_t first, size_t count)
+{
+    bool any = false;
+    for (size_t i = 0; i < count; i++)
+        any = any || adapted(adapter, layer, first + i);
+    return any;
+}
+
 /* out = (out +) W x (+ bias) + scale B (A x) for `count` projections of a layer that read the same
- * x, from `first` on. */
+ * x, from `first` on; with a norm that of x, and then without an adapter. */
 static void project_into(lb_model *model, const lb_adapter *adapter, size_t layer,
-                         lb_projection first, size_t count, lb_tensor x, const lb_tensor *out,
-                         bool accumulate)
+                         lb_projection first, size_t count, lb_tensor x, const lb_norm *norm,
+                         const lb_tensor *out, bool accumulate)
 {
     lb_ops *ops = model->ops;
     const lb_layer *weights = &model->layers[layer];
@@ -27,7 +36,7 @@ static void project_into(lb_model *model, const lb_adapter *adapter, size_t laye
         if (p <= LB_PROJ_V)
             products[i].bias = weights->bias[p];
     }
-    lb_linears(ops, x, products, count);
+    lb_linears(ops, x, norm, products, count);
     for (size_t i = 0; i < count; i++) {
         size_t slot = layer * LB_PROJ_COUNT + first + i;
         if (!adapted(adapter, layer, first + i))
@@ -42,18 +51,24 @@ static void project_into(lb_model *model, const lb_adapter *adapter, size_t laye
 
 /* The same into new tensors of the arena, out[count]. */
 static void project(lb_model *model, const lb_adapter *adapter, size_t layer,
-                    lb_projection first, size_t count, lb_tensor x, lb_tensor *out)
+                    lb_projection first, size_t count, lb_tensor x, const lb_norm *norm,
+                    lb_tensor *out)
 {
     for (size_t i = 0; i < count; i++)
         out[i] = lb_ops_alloc(model->ops, LB_F32, x.rows,
                               lb_weight_n(model->layers[layer].projection[first + i]));
-    project_into(model, adapter, layer, first, count, x, out, false);
+    project_into(model, adapter, layer, first, count, x, norm, out, false);
 }
 
-static lb_tensor norm(lb_model *model, lb_tensor x, lb_tensor gain)
+static lb_norm norm_of(const lb_model *model, lb_tensor gain)
+{
+    return (lb_norm){gain, (float)model->config.rms_eps};
+}
+
+static lb_tensor norm(lb_model *model, lb_tensor x, const lb_norm *by)
 {
     lb_tensor out = lb_ops_alloc(model->ops, LB_F32, x.rows, x.cols);
-    lb_rmsnorm(model->ops, out, x, gain, (float)model->config.rms_eps);
+    lb_rmsnorm(model->ops, out, x, by->gain, by->eps);
     return out;
 }
 
@@ -92,43 +107,58 @@ static lb_tensor attend(lb_model *model, size_t layer, const lb_rows *rows,
     return out;
 }
 
+/* silu(gate) * up of the normed x: as one, unless something else reads the parts. */
+static void mlp_forward(lb_model *model, const lb_adapter *adapter, size_t index, lb_tensor x,
+                        bool keep, lb_block_state *s)
+{
+    const lb_layer *w = &model->layers[index];
+    const lb_norm by = norm_of(model, w->mlp_norm);
+    lb_tensor gate_up[2];
+    s->gated = lb_ops_alloc(model->ops, LB_F32, x.rows, model->config.mlp);
+    if (!keep && !any_adapted(adapter, index, LB_PROJ_GATE, 2)) {
+        lb_linear_swiglu(model->ops, s->gated, x, &by, w->projection[LB_PROJ_GATE],
+                         w->projection[LB_PROJ_UP]);
+        return;
+    }
+    s->mlp_normed = norm(model, x, &by);
+    project(model, adapter, index, LB_PROJ_GATE, 2, s->mlp_normed, NULL, gate_up);
+    s->gate = gate_up[0];
+    s->up = gate_up[1];
+    lb_swiglu(model->ops, s->gated, s->gate, s->up);
+}
+
 void lb_block_forward(lb_model *model, const lb_adapter *adapter, size_t index,
                       const lb_rows *rows, lb_tensor x, lb_block_state *state)
 {
     lb_ops *ops = model->ops;
     const lb_layer *w = &model->layers[index];
+    const lb_norm by = norm_of(model, w->attention_norm);
     size_t mark = lb_ops_mark(ops);
     lb_block_state s = {0};
+    lb_tensor qkv[3];
     if (state) {
         s.input = lb_ops_alloc(ops, LB_F32, x.rows, x.cols);
         lb_copy(ops, s.input, x);
     }
-    s.normed = norm(model, x, w->attention_norm);
-    lb_tensor qkv[3], gate_up[2];
-    project(model, adapter, index, LB_PROJ_Q, 3, s.normed, qkv);
+    if (state || any_adapted(adapter, index, LB_PROJ_Q, 3)) {
+        s.normed = norm(model, x, &by);
+        project(model, adapter, index, LB_PROJ_Q, 3, s.normed, NULL, qkv);
+    } else {
+        project(model, adapter, index, LB_PROJ_Q, 3, x, &by, qkv);
+    }
     s.q_raw = qkv[0];
     s.k_raw = qkv[1];
     s.v = qkv[2];
     s.q = position_heads(model, s.q_raw, w->q_norm, rows);
     s.k = position_heads(model, s.k_raw, w->k_norm, rows);
     s.attended = attend(model, index, rows, &s);
-    project_into(model, adapter, index, LB_PROJ_O, 1, s.attended, &x, true);
+    project_into(model, adapter, index, LB_PROJ_O, 1, s.attended, NULL, &x, true);
     if (state) {
         s.middle = lb_ops_alloc(ops, LB_F32, x.rows, x.cols);
         lb_copy(ops, s.middle, x);
     }
-    s.mlp_normed = norm(model, x, w->mlp_norm);
-    s.gated = lb_ops_alloc(ops, LB_F32, x.rows, model->config.mlp);
-    if (state || adapted(adapter, index, LB_PROJ_GATE) || adapted(adapter, index, LB_PROJ_UP)) {
-        project(model, adapter, index, LB_PROJ_GATE, 2, s.mlp_normed, gate_up);
-        s.gate = gate_up[0];
-        s.up = gate_up[1];
-        lb_swiglu(ops, s.gated, s.gate, s.up);
-    } else {
-        lb_linear_swiglu(ops, s.gated, s.mlp_normed, w->projection[LB_PROJ_GATE],
-                         w->projection[LB_PROJ_UP]);
-    }
-    project_into(model, adapter, index, LB_PROJ_DOWN, 1, s.gated, &x, true);
+    mlp_forward(model, adapter, index, x, state != NULL, &s);
+    project_into(model, adapter, index, LB_PROJ_DOWN, 1, s.gated, NULL, &x, true);
     if (state)
         *state = s;
     else
@@ -141,7 +171,8 @@ lb_tensor lb_forward(lb_model *model, const lb_adapter *adapter, const lb_rows *
     lb_embed(model->ops, x, model->embedding, rows->tokens);
     for (size_t i = 0; i < model->config.layers; i++)
         lb_block_forward(model, adapter, i, rows, x, NULL);
-    return norm(model, x, model->final_norm);
+    const lb_norm by = norm_of(model, model->final_norm);
+    return norm(model, x, &by);
 }
 
 lb_status lb_kv_cache_create(lb_model *model, size_t pages, lb_kv_cache *out, lb_err *err)

@@ -79,9 +79,7 @@ static void take_layer(arena *a, const lb_model_config *c, size_t rows)
 {
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
     const size_t widths[] = {
-        c->hidden, queries, keys, keys,
-        c->qk_norm ? queries : 0, c->qk_norm ? keys : 0,
-        queries, c->hidden, c->mlp,
+        queries, keys, keys, c->qk_norm ? queries : 0, c->qk_norm ? keys : 0, queries, c->mlp,
     };
     size_t first = a->current, first_used = a->count ? a->used[first] : 0;
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
@@ -90,6 +88,17 @@ static void take_layer(arena *a, const lb_model_config *c, size_t rows)
     }
     a->current = first;
     a->used[first] = first_used;
+}
+
+/* The largest input that a product makes of its rows: normed floats, or integers. */
+static size_t input_bytes(const lb_model_config *c, lb_dtype dtype, size_t rows)
+{
+    size_t queries = (size_t)c->heads * c->head_dim, widest = c->hidden;
+    if (!lb_dtype_is_integer(dtype))
+        return rows * lb_ops_stride(rows, c->hidden) * sizeof(float);
+    widest = queries > widest ? queries : widest;
+    widest = c->mlp > widest ? c->mlp : widest;
+    return rows * widest * lb_dtype_size(dtype);
 }
 
 static size_t arena_bytes(const lb_model_config *c, lb_dtype dtype, uint32_t tokens, size_t chunk)
@@ -108,7 +117,7 @@ static size_t arena_bytes(const lb_model_config *c, lb_dtype dtype, uint32_t tok
     take(&a, n, c->hidden);
     for (size_t i = 0; rows > 0 && i < a.count; i++)
         bytes += a.most[i];
-    return bytes;
+    return bytes + input_bytes(c, dtype, n);
 }
 
 lb_status lb_model_estimate_memory(const lb_model_config *config, const lb_model_options *options,

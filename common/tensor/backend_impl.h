@@ -113,7 +113,8 @@ typedef struct lb_backend_table {
     lb_status (*weight_pack)(void *self, lb_weight *weight, const lb_row_source *source);
     void (*weight_drop)(void *self, lb_weight *weight);
     lb_status (*embed)(void *self, lb_tensor out, const lb_weight *table, const uint32_t *ids);
-    lb_status (*linear)(void *self, lb_tensor x, const lb_linear_out *outs, size_t count);
+    lb_status (*linear)(void *self, lb_tensor x, const lb_norm *norm, const lb_linear_out *outs,
+                        size_t count);
     lb_status (*linear_backward)(void *self, lb_tensor dx, lb_tensor dy, const lb_weight *w,
                                  bool accumulate);
     lb_status (*rmsnorm)(void *self, lb_tensor out, lb_tensor x, lb_tensor gain, float eps);
@@ -121,8 +122,8 @@ typedef struct lb_backend_table {
     lb_status (*rope)(void *self, lb_tensor x, size_t head_dim, lb_tensor table,
                       const uint32_t *positions, bool inverse);
     lb_status (*swiglu)(void *self, lb_tensor out, lb_tensor gate, lb_tensor up);
-    lb_status (*linear_swiglu)(void *self, lb_tensor out, lb_tensor x, const lb_weight *gate,
-                               const lb_weight *up);
+    lb_status (*linear_swiglu)(void *self, lb_tensor out, lb_tensor x, const lb_norm *norm,
+                               const lb_weight *gate, const lb_weight *up);
     lb_status (*swiglu_backward)(void *self, const lb_tensor t[5]);
     lb_status (*copy_rows)(void *self, lb_tensor to, lb_tensor from, const uint32_t *to_index,
                            const uint32_t *from_index, size_t rows);

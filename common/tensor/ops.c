@@ -320,9 +320,15 @@ void lb_embed(lb_ops *ops, lb_tensor out, const lb_weight *table, const uint32_t
     done(ops, CALL(embed, out, table, ids), "embed failed");
 }
 
-void lb_linears(lb_ops *ops, lb_tensor x, const lb_linear_out *outs, size_t count)
+static bool norm_fits(const lb_norm *norm, lb_tensor x)
 {
-    bool fits = is_f32(x) && count > 0 && count <= LB_LINEARS_MAX;
+    return !norm || is_vector(norm->gain, x.cols);
+}
+
+void lb_linears(lb_ops *ops, lb_tensor x, const lb_norm *norm, const lb_linear_out *outs,
+                size_t count)
+{
+    bool fits = is_f32(x) && norm_fits(norm, x) && count > 0 && count <= LB_LINEARS_MAX;
     for (size_t i = 0; fits && i < count; i++) {
         const lb_linear_out *o = &outs[i];
         fits = is_f32(o->out) && o->out.rows == x.rows && x.cols == o->w->k &&
@@ -330,13 +336,13 @@ void lb_linears(lb_ops *ops, lb_tensor x, const lb_linear_out *outs, size_t coun
                (!o->bias.data || is_vector(o->bias, o->w->n));
     }
     if (check(ops, fits, "linear: shapes"))
-        done(ops, CALL(linear, x, outs, count), "linear failed");
+        done(ops, CALL(linear, x, norm, outs, count), "linear failed");
 }
 
 void lb_linear(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *w, lb_tensor bias)
 {
     const lb_linear_out one = {out, w, bias, false};
-    lb_linears(ops, x, &one, 1);
+    lb_linears(ops, x, NULL, &one, 1);
 }
 
 static bool gain_fits(lb_tensor gain, lb_tensor x)
@@ -367,14 +373,14 @@ void lb_swiglu(lb_ops *ops, lb_tensor out, lb_tensor gate, lb_tensor up)
         done(ops, CALL(swiglu, out, gate, up), "swiglu failed");
 }
 
-void lb_linear_swiglu(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *gate,
-                      const lb_weight *up)
+void lb_linear_swiglu(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_norm *norm,
+                      const lb_weight *gate, const lb_weight *up)
 {
-    bool fits = is_f32(out) && is_f32(x) && out.rows == x.rows && gate->k == x.cols &&
-                gate->n == out.cols && up->k == gate->k && up->n == gate->n && gate->forward &&
-                up->forward && gate->stored == up->stored;
+    bool fits = is_f32(out) && is_f32(x) && norm_fits(norm, x) && out.rows == x.rows &&
+                gate->k == x.cols && gate->n == out.cols && up->k == gate->k &&
+                up->n == gate->n && gate->forward && up->forward && gate->stored == up->stored;
     if (check(ops, fits, "linear_swiglu: shapes"))
-        done(ops, CALL(linear_swiglu, out, x, gate, up), "linear_swiglu failed");
+        done(ops, CALL(linear_swiglu, out, x, norm, gate, up), "linear_swiglu failed");
 }
 
 void lb_copy(lb_ops *ops, lb_tensor to, lb_tensor from)

@@ -124,10 +124,18 @@ typedef struct lb_linear_out {
     bool accumulate;
 } lb_linear_out;
 
-/* Several products of the same x as one: q, k and v, or gate and up. 1 .. LB_LINEARS_MAX of them,
- * with weights of one dtype. */
+/* An RMSNorm of a product's input, as lb_rmsnorm gives it to the bit, of which no tensor is made
+ * where the input is rounded to integers in any case. gain [1, K]. */
+typedef struct lb_norm {
+    lb_tensor gain;
+    float eps;
+} lb_norm;
+
+/* Several products of the same x, normed unless norm is NULL, as one: q, k and v, or gate and up.
+ * 1 .. LB_LINEARS_MAX of them, with weights of one dtype. */
 #define LB_LINEARS_MAX 4u
-void lb_linears(lb_ops *ops, lb_tensor x, const lb_linear_out *outs, size_t count);
+void lb_linears(lb_ops *ops, lb_tensor x, const lb_norm *norm, const lb_linear_out *outs,
+                size_t count);
 void lb_linear(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *w, lb_tensor bias);
 /* out[T, D] = x / sqrt(mean(x^2) + eps) * gain[1, D]. out may be x. x may be [T, H * D]: then each
  * run of D columns (a head) is normed by itself. */
@@ -139,10 +147,10 @@ void lb_rope(lb_ops *ops, lb_tensor x, size_t head_dim, lb_tensor table,
              const uint32_t *positions, bool inverse);
 /* out[T, M] = silu(gate) * up. */
 void lb_swiglu(lb_ops *ops, lb_tensor out, lb_tensor gate, lb_tensor up);
-/* out[T, M] = silu(x gate^T) * (x up^T), x[T, K], gate and up [M, K] of one dtype: the bits of
- * lb_linears and lb_swiglu, for who needs neither product by itself. */
-void lb_linear_swiglu(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_weight *gate,
-                      const lb_weight *up);
+/* out[T, M] = silu(x gate^T) * (x up^T), x[T, K], normed unless norm is NULL, gate and up [M, K] of
+ * one dtype: the bits of lb_linears and lb_swiglu, for who needs neither product by itself. */
+void lb_linear_swiglu(lb_ops *ops, lb_tensor out, lb_tensor x, const lb_norm *norm,
+                      const lb_weight *gate, const lb_weight *up);
 void lb_copy(lb_ops *ops, lb_tensor to, lb_tensor from);
 /* to[i] = from[index[i]] by rows (gather), or to[index[i]] = from[i] (scatter). Host indices. */
 void lb_gather_rows(lb_ops *ops, lb_tensor to, lb_tensor from, const uint32_t *index);

@@ -38,12 +38,14 @@ static void test_describe(void **state)
     fixture_close(&f);
 }
 
-static lb_status (*right_linear)(void *self, lb_tensor x, const lb_linear_out *outs, size_t count);
+static lb_status (*right_linear)(void *self, lb_tensor x, const lb_norm *norm,
+                                 const lb_linear_out *outs, size_t count);
 
 /* One bit off in one element of an 8-bit product. */
-static lb_status wrong_linear(void *self, lb_tensor x, const lb_linear_out *outs, size_t count)
+static lb_status wrong_linear(void *self, lb_tensor x, const lb_norm *norm,
+                              const lb_linear_out *outs, size_t count)
 {
-    lb_status status = right_linear(self, x, outs, count);
+    lb_status status = right_linear(self, x, norm, outs, count);
     if (outs->w->stored == LB_INT8)
         ((float *)outs->out.data)[3] = nextafterf(((float *)outs->out.data)[3], 8.0f);
     return status;
@@ -185,12 +187,24 @@ static void bad_bias(shapes *s)
     lb_linear(s->ops, lb_ops_alloc(s->ops, LB_F32, 3, 5), s->a34, s->w54, s->v4);
 }
 static void bad_norm(shapes *s) { lb_rmsnorm(s->ops, s->a34, s->a34, s->c43, 1e-6f); }
+/* A gain for other columns than the product's input has. */
+static void bad_linear_norm(shapes *s)
+{
+    const lb_norm norm = {lb_ops_alloc_zero(s->ops, LB_F32, 1, 2), 1e-6f};
+    const lb_linear_out out = {lb_ops_alloc(s->ops, LB_F32, 3, 5), s->w54, {0}, false};
+    lb_linears(s->ops, s->a34, &norm, &out, 1);
+}
+static void bad_swiglu_norm(shapes *s)
+{
+    const lb_norm norm = {lb_ops_alloc_zero(s->ops, LB_F32, 1, 2), 1e-6f};
+    lb_linear_swiglu(s->ops, lb_ops_alloc(s->ops, LB_F32, 3, 5), s->a34, &norm, s->w54, s->w54);
+}
 static void bad_rope_dim(shapes *s) { lb_rope(s->ops, s->a34, 3, s->table, zeros, false); }
 static void bad_rope_row(shapes *s) { lb_rope(s->ops, s->a34, 4, s->table, high, false); }
 static void bad_swiglu(shapes *s) { lb_swiglu(s->ops, s->a34, s->b34, s->c43); }
 static void bad_linear_swiglu(shapes *s)
 {
-    lb_linear_swiglu(s->ops, s->b34, s->a34, s->w54, s->w54);
+    lb_linear_swiglu(s->ops, s->b34, s->a34, NULL, s->w54, s->w54);
 }
 static void bad_copy(shapes *s) { lb_copy(s->ops, s->a34, s->d44); }
 static void bad_gather(shapes *s) { lb_gather_rows(s->ops, s->a34, s->b34, high); }
@@ -313,6 +327,7 @@ static const struct {
 } bad[] = {
     {"embed id", bad_embed_id}, {"embed cols", bad_embed_rows}, {"linear", bad_linear},
     {"linear packing", bad_linear_packing}, {"bias", bad_bias}, {"norm", bad_norm},
+    {"norm of a product's input", bad_linear_norm}, {"norm of gate and up's", bad_swiglu_norm},
     {"rope dim", bad_rope_dim}, {"rope position", bad_rope_row}, {"swiglu", bad_swiglu},
     {"linear swiglu", bad_linear_swiglu}, {"copy", bad_copy}, {"gather", bad_gather},
     {"scatter", bad_scatter}, {"nn", bad_nn}, {"tn", bad_tn}, {"page", bad_page},

@@ -60,7 +60,7 @@ static void check_accumulate(fixture *f, size_t m, size_t k, size_t n, lb_dtype 
     lb_weight *weight = pack_weight(f, w, n, k, stored, LB_WEIGHT_FORWARD);
     lb_tensor tx = upload(f, x, m, k), y = blank(f, m, n), sum = upload_strided(f, before, m, n);
     const lb_linear_out outs[] = {{y, weight, {0}, false}, {sum, weight, {0}, true}};
-    lb_linears(f->ops, tx, outs, 2);
+    lb_linears(f->ops, tx, NULL, outs, 2);
     float *alone = download(f, y), *got = download(f, sum);
     for (size_t i = 0; i < m * n; i++)
         assert_true(got[i] == alone[i] + before[i]);
@@ -294,21 +294,35 @@ static void test_swiglu_extremes(void **state)
     fixture_close(&f);
 }
 
-/* As one op it has the bits of its parts, whatever of a panel is left over. */
-static void check_linear_swiglu(fixture *f, size_t m, size_t k, size_t n, lb_dtype stored)
+/* As one op it has the bits of its parts, whatever of a panel is left over, with a norm of the input
+ * and without. */
+static void check_linear_swiglu(fixture *f, size_t m, size_t k, size_t n, lb_dtype stored,
+                                bool normed)
 {
     float *x = matrix(14, 0, m, k, 1.0f), *g = matrix(15, 0, n, k, 1.0f);
     float *u = matrix(16, 0, n, k, 1.0f);
     lb_weight *gate = pack_weight(f, g, n, k, stored, LB_WEIGHT_FORWARD);
     lb_weight *up = pack_weight(f, u, n, k, stored, LB_WEIGHT_FORWARD);
+    float *gain = matrix(17, 0, 1, k, 1.0f);
+    const lb_norm by = {upload(f, gain, 1, k), 1e-5f}, *norm = normed ? &by : NULL;
     lb_tensor tx = upload_strided(f, x, m, k), out = blank(f, m, n), want = blank(f, m, n);
-    lb_tensor a = blank(f, m, n), b = blank(f, m, n);
+    lb_tensor a = blank(f, m, n), b = blank(f, m, n), apart = tx;
     const lb_linear_out outs[] = {{a, gate, {0}, false}, {b, up, {0}, false}};
-    lb_linears(f->ops, tx, outs, 2);
+    if (normed) {
+        apart = blank(f, m, k);
+        lb_rmsnorm(f->ops, apart, tx, by.gain, by.eps);
+    }
+    lb_linears(f->ops, apart, NULL, outs, 2);
     lb_swiglu(f->ops, want, a, b);
-    lb_linear_swiglu(f->ops, out, tx, gate, up);
-    float *got = download(f, out), *parts = download(f, want);
+    lb_linear_swiglu(f->ops, out, tx, norm, gate, up);
+    float *got = download(f, out), *parts = download(f, want), *first = download(f, a);
     same_bits(lb_dtype_name(stored), got, parts, m * n);
+    lb_linears(f->ops, tx, norm, outs, 2);
+    float *at_once = download(f, a);
+    same_bits(lb_dtype_name(stored), at_once, first, m * n);
+    free(first);
+    free(at_once);
+    free(gain);
     lb_weight_free(gate);
     lb_weight_free(up);
     free(got);
@@ -327,8 +341,8 @@ static void test_linear_swiglu(void **state)
     assert_true(fixture_open(&f, 2, NULL));
     for (size_t d = 0; d < COUNT(dtypes); d++) {
         for (size_t i = 0; i < COUNT(odd); i++) {
-            check_linear_swiglu(&f, odd[i], 130, odd[(i + d) % COUNT(odd)], dtypes[d]);
-            check_linear_swiglu(&f, odd[i], 33, 301, dtypes[d]);
+            check_linear_swiglu(&f, odd[i], 130, odd[(i + d) % COUNT(odd)], dtypes[d], i % 2);
+            check_linear_swiglu(&f, odd[i], 33, 301, dtypes[d], i % 2 == 0);
         }
     }
     fixture_close(&f);

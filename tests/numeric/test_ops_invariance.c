@@ -73,7 +73,7 @@ static void linear_int(const run *r, lb_dtype stored)
     lb_weight *v = pack_weight(r->f, host, M, K, stored, LB_WEIGHT_FORWARD);
     lb_tensor y = blank(r->f, r->rows, N), z = blank(r->f, r->rows, M);
     const lb_linear_out outs[] = {{y, w, constant(r, 41, 1, N), false}, {z, v, {0}, false}};
-    lb_linears(r->f->ops, input(r, 1, K, 1.0f), outs, 2);
+    lb_linears(r->f->ops, input(r, 1, K, 1.0f), NULL, outs, 2);
     collect(r, y, N + M, 0);
     collect(r, z, N + M, N);
     free(host);
@@ -123,7 +123,8 @@ static void linear_swiglu_as(const run *r, lb_dtype stored)
     lb_weight *gate = pack_weight(r->f, host, N, K, stored, LB_WEIGHT_FORWARD);
     lb_weight *up = pack_weight(r->f, other, N, K, stored, LB_WEIGHT_FORWARD);
     lb_tensor y = blank(r->f, r->rows, N);
-    lb_linear_swiglu(r->f->ops, y, input(r, 1, K, 1.0f), gate, up);
+    const lb_norm norm = {constant(r, 44, 1, K), 1e-6f};
+    lb_linear_swiglu(r->f->ops, y, input(r, 1, K, 1.0f), &norm, gate, up);
     collect(r, y, N, 0);
     free(host);
     free(other);

@@ -19,7 +19,7 @@ typedef struct lb_cpu {
     size_t scratch_bytes;
     void *shared;              /* packed operands of one product */
     size_t shared_bytes;
-    void *rows;                /* activations quantised for one product */
+    void *rows;                /* the input of one product, normed or as integers */
     size_t rows_bytes;
 } lb_cpu;
 
@@ -140,10 +140,10 @@ static inline lb_quantised lb_quantised_from(const lb_quantised *q, size_t first
                           q->blocks, q->amx};
 }
 
-/* Rows of x as integers on this thread: row r at rows + r * stride, whole vectors, and its scales
- * at scales[r * blocks]; planes: LB_INT16 as two planes of bytes. */
-void LB_K(lb_quantise_part)(lb_dtype stored, bool planes, lb_tensor x, char *rows, size_t stride,
-                            float *scales);
+/* Rows of x, normed unless norm is NULL, as integers on this thread: row r at rows + r * stride,
+ * whole vectors, and its scales at scales[r * blocks]; planes: LB_INT16 as two planes of bytes. */
+void LB_K(lb_quantise_part)(lb_dtype stored, bool planes, lb_tensor x, const lb_norm *norm,
+                            char *rows, size_t stride, float *scales);
 /* Bytes between rows: a multiple of a line and none of 4 KiB, so that the rows of a tile stand in
  * different sets of the cache. */
 static inline size_t lb_quantise_stride(lb_dtype stored, size_t cols)
@@ -158,10 +158,11 @@ static inline size_t lb_quantise_low(size_t stride)
     return stride / 128 * 64;
 }
 
-/* Makes the rows of x what a product with weights stored as `stored` reads; they live until the
- * next call. For f32 and bf16 that is x itself, and *out is empty. */
-LB_NODISCARD lb_status LB_K(lb_quantise_rows)(lb_cpu *cpu, lb_dtype stored, lb_tensor x,
-                                              lb_quantised *out);
+/* Makes the rows of *x, normed unless norm is NULL, what a product with weights stored as `stored`
+ * reads; they live until the next call. For f32 and bf16 *x then is what is read, and *out is
+ * empty. */
+LB_NODISCARD lb_status LB_K(lb_product_rows)(lb_cpu *cpu, lb_dtype stored, const lb_norm *norm,
+                                             lb_tensor *x, lb_quantised *out);
 
 /* c[rows, n] = alpha * a[rows, k] P (+ c) (+ bias), P the panels of a packing with k columns. f32
  * and bf16: each element is one chain of fused multiply-adds over k in order, from 0. Integers: an
@@ -222,7 +223,8 @@ void LB_K(lb_tile_int)(const lb_product *p, size_t rows, size_t row, size_t colu
 lb_status LB_K(lb_cpu_weight_pack)(void *self, lb_weight *weight, const lb_row_source *source);
 lb_status LB_K(lb_cpu_embed)(void *self, lb_tensor out, const lb_weight *table,
                              const uint32_t *ids);
-lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_linear_out *outs, size_t count);
+lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_norm *norm,
+                              const lb_linear_out *outs, size_t count);
 lb_status LB_K(lb_cpu_linear_backward)(void *self, lb_tensor dx, lb_tensor dy, const lb_weight *w,
                                        bool accumulate);
 lb_status LB_K(lb_cpu_gemm)(void *self, const lb_gemm_args *args);
@@ -232,7 +234,7 @@ lb_status LB_K(lb_cpu_rmsnorm_backward)(void *self, const lb_tensor t[4], float 
 lb_status LB_K(lb_cpu_rope)(void *self, lb_tensor x, size_t head_dim, lb_tensor table,
                             const uint32_t *positions, bool inverse);
 lb_status LB_K(lb_cpu_swiglu)(void *self, lb_tensor out, lb_tensor gate, lb_tensor up);
-lb_status LB_K(lb_cpu_linear_swiglu)(void *self, lb_tensor out, lb_tensor x,
+lb_status LB_K(lb_cpu_linear_swiglu)(void *self, lb_tensor out, lb_tensor x, const lb_norm *norm,
                                      const lb_weight *gate, const lb_weight *up);
 lb_status LB_K(lb_cpu_swiglu_backward)(void *self, const lb_tensor t[5]);
 lb_status LB_K(lb_cpu_copy_rows)(void *self, lb_tensor to, lb_tensor from,

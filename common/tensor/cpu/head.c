@@ -174,7 +174,7 @@ static lb_status run_head(lb_cpu *cpu, lb_tensor h, const lb_weight *w, const ui
     if (status == LB_OK)
         status = lb_cpu_shared(cpu, cleared + tops * (sizeof *job.top + sizeof *job.top_id));
     if (status == LB_OK)
-        status = LB_K(lb_quantise_rows)(cpu, w->stored, h, &job.h.q);
+        status = LB_K(lb_product_rows)(cpu, w->stored, NULL, &job.h.h, &job.h.q);
     if (status != LB_OK)
         return status;
     job.parts = cpu->shared;
@@ -308,7 +308,7 @@ static void grad_range(const head_grad_job *job, const grad_room *room, size_t f
                                 lb_quant_blocks(width), w->planes};
         if (lb_dtype_is_integer(w->stored))
             LB_K(lb_quantise_part)(w->stored, w->planes,
-                                   (lb_tensor){LB_F32, rows, width, HEAD_TILE, room->tile},
+                                   (lb_tensor){LB_F32, rows, width, HEAD_TILE, room->tile}, NULL,
                                    room->quantised, GRAD_STRIDE, room->scales);
         lb_product p = lb_product_back(w, v, width);
         p.a = room->tile;
@@ -393,7 +393,7 @@ lb_status LB_K(lb_cpu_head_backward)(void *self, lb_tensor dh, lb_tensor h, cons
                          .w = w, .targets = targets, .rows = rows, .lse = lse, .grad = grad,
                          .plan = grad_share(cpu, count, w->n)};
     job.parts = job.plan.range_tasks > 1 ? part : NULL;
-    status = LB_K(lb_quantise_rows)(cpu, w->stored, job.h.h, &job.h.q);
+    status = LB_K(lb_product_rows)(cpu, w->stored, NULL, &job.h.h, &job.h.q);
     if (status != LB_OK)
         return status;
     lb_pool_run(cpu->pool, job.plan.row_tasks * job.plan.range_tasks, head_grad_task, &job);

@@ -270,7 +270,7 @@ lb_status LB_K(lb_cpu_head_sample)(void *self, lb_tensor h, const lb_sample_args
         status = lb_cpu_shared(cpu, logits + bar + states + most);
     sample_job job = {.cpu = cpu, .h = {.h = h}, .a = args, .padded = padded};
     if (status == LB_OK)
-        status = LB_K(lb_quantise_rows)(cpu, args->w->stored, h, &job.h.q);
+        status = LB_K(lb_product_rows)(cpu, args->w->stored, NULL, &job.h.h, &job.h.q);
     if (status != LB_OK)
         return status;
     char *at = cpu->shared;

@@ -333,11 +333,12 @@ void LB_K(lb_product_run)(lb_cpu *cpu, const lb_product *products, size_t count,
     share_out(cpu, &tasks);
 }
 
-lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_linear_out *outs, size_t count)
+lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_norm *norm,
+                              const lb_linear_out *outs, size_t count)
 {
     lb_product products[LB_LINEARS_MAX];
     lb_quantised q;
-    lb_status status = LB_K(lb_quantise_rows)(self, outs->w->stored, x, &q);
+    lb_status status = LB_K(lb_product_rows)(self, outs->w->stored, norm, &x, &q);
     if (status != LB_OK)
         return status;
     for (size_t i = 0; i < count; i++) {
@@ -351,11 +352,11 @@ lb_status LB_K(lb_cpu_linear)(void *self, lb_tensor x, const lb_linear_out *outs
     return LB_OK;
 }
 
-lb_status LB_K(lb_cpu_linear_swiglu)(void *self, lb_tensor out, lb_tensor x,
+lb_status LB_K(lb_cpu_linear_swiglu)(void *self, lb_tensor out, lb_tensor x, const lb_norm *norm,
                                      const lb_weight *gate, const lb_weight *up)
 {
     lb_quantised q;
-    lb_status status = LB_K(lb_quantise_rows)(self, gate->stored, x, &q);
+    lb_status status = LB_K(lb_product_rows)(self, gate->stored, norm, &x, &q);
     if (status != LB_OK)
         return status;
     const gated_product gated = {out, x, {gate, up}, &q};
@@ -369,7 +370,7 @@ lb_status LB_K(lb_cpu_linear_backward)(void *self, lb_tensor dx, lb_tensor dy, c
                                        bool accumulate)
 {
     lb_quantised q;
-    lb_status status = LB_K(lb_quantise_rows)(self, w->stored, dy, &q);
+    lb_status status = LB_K(lb_product_rows)(self, w->stored, NULL, &dy, &q);
     if (status != LB_OK)
         return status;
     lb_product p = lb_product_back(w, 0, w->n);

@@ -4,9 +4,7 @@
  * dx = r (g dy) - x r^3 / D sum(g dy x)   (Zhang and Sennrich, "Root Mean Square Layer
  * Normalization", 2019).
  */
-#include "common/tensor/cpu/cpu.h"
-
-#include <math.h>
+#include "common/tensor/cpu/norm.h"
 
 #define ROWS_PER_TASK 32u
 
@@ -15,11 +13,6 @@ typedef struct norm_job {
     float eps;
     bool accumulate;
 } norm_job;
-
-static float inverse_rms(const float *x, size_t cols, float eps)
-{
-    return 1.0f / sqrtf(dot_f32(x, x, cols) / (float)cols + eps);
-}
 
 static void norm_task(void *arg, size_t index, size_t thread)
 {
@@ -30,10 +23,7 @@ static void norm_task(void *arg, size_t index, size_t thread)
     for (size_t r = first; r < job->x.rows && r < first + ROWS_PER_TASK; r++) {
         for (size_t c = 0; c < job->x.cols; c += cols) {
             const float *x = row_f32(job->x, r) + c;
-            float *out = row_f32(job->out, r) + c;
-            float scale = inverse_rms(x, cols, job->eps);
-            for (size_t i = 0; i < cols; i++)
-                out[i] = x[i] * scale * gain[i];
+            norm_columns(row_f32(job->out, r) + c, x, inverse_rms(x, cols, job->eps), gain, cols);
         }
     }
 }
