@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/tensor/cpu/amx.h"
+#include "common/tensor/cpu/numa.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 
 #define ALIGNMENT 64u
 #define HUGE_PAGE ((size_t)2 << 20)
+#define SPREAD_LEAST ((size_t)1 << 20)   /* what is smaller stays in a cache */
 #define HUGE_LEAST ((size_t)8 << 20)     /* where rounding up to a page costs little */
 
 typedef struct isa_row {
@@ -30,6 +32,14 @@ void *lb_cpu_room(size_t bytes)
     /* Fewer misses of the TLB while panels are streamed; a kernel without huge pages refuses. */
     if (room && alignment == HUGE_PAGE)
         madvise(room, (bytes + alignment - 1) / alignment * alignment, MADV_HUGEPAGE);
+    return room;
+}
+
+void *lb_cpu_shared_room(size_t bytes)
+{
+    void *room = lb_cpu_room(bytes);
+    if (room && bytes >= SPREAD_LEAST)
+        lb_numa_spread(room, bytes, 2);
     return room;
 }
 
@@ -82,7 +92,8 @@ void lb_cpu_weight_drop(void *self, lb_weight *w)
 lb_status lb_cpu_alloc(void *self, size_t bytes, void **out)
 {
     (void)self;
-    void *memory = bytes <= SIZE_MAX - ALIGNMENT ? lb_cpu_room(bytes ? bytes : ALIGNMENT) : NULL;
+    void *memory = bytes <= SIZE_MAX - ALIGNMENT ? lb_cpu_shared_room(bytes ? bytes : ALIGNMENT)
+                                                 : NULL;
     if (!memory)
         return LB_ENOMEM;
     *out = memory;
@@ -224,7 +235,11 @@ lb_status lb_cpu_open(uint32_t threads, const char *isa, lb_backend *out, lb_err
     cpu->amx = row.amx;
     out->table = row.table;
     out->self = cpu;
-    snprintf(out->description, sizeof out->description, "cpu %s, %u thread%s", row.name, count,
-             count == 1 ? "" : "s");
+    int written = snprintf(out->description, sizeof out->description, "cpu %s, %u thread%s",
+                           row.name, count, count == 1 ? "" : "s");
+    unsigned nodes = lb_numa_nodes();
+    if (nodes > 1 && written > 0 && (size_t)written < sizeof out->description)
+        snprintf(out->description + written, sizeof out->description - (size_t)written,
+                 ", memory spread over %u nodes", nodes);
     return LB_OK;
 }

@@ -31,6 +31,8 @@ LB_NODISCARD lb_status lb_cpu_rows(lb_cpu *cpu, size_t bytes);
 
 /* Aligned memory of any content, for free(); NULL without memory. */
 void *lb_cpu_room(size_t bytes);
+/* The same for what all threads read: spread over the machine's memory nodes (numa.h). */
+void *lb_cpu_shared_room(size_t bytes);
 lb_status lb_cpu_alloc(void *self, size_t bytes, void **out);
 void lb_cpu_release(void *self, void *memory);
 void lb_cpu_clear(void *self, void *memory, size_t bytes);

@@ -168,7 +168,7 @@ static void pack_rows(void *arg, size_t index, size_t thread)
 
 static lb_status allocate(lb_weight *w, size_t bytes, void **out)
 {
-    *out = bytes ? lb_cpu_room(bytes) : NULL;   /* every byte is written */
+    *out = bytes ? lb_cpu_shared_room(bytes) : NULL;   /* every byte is written */
     w->bytes += bytes;
     return *out || !bytes ? LB_OK : LB_ENOMEM;
 }
