@@ -294,8 +294,8 @@ static void test_swiglu_extremes(void **state)
     fixture_close(&f);
 }
 
-/* As one op it has the bits of its parts, whatever of a panel is left over, with a norm of the input
- * and without. */
+/* As one op it has the bits of its parts, whatever of a panel is left over, with a norm of the
+ * input and without. */
 static void check_linear_swiglu(fixture *f, size_t m, size_t k, size_t n, lb_dtype stored,
                                 bool normed)
 {

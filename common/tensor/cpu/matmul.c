@@ -175,9 +175,9 @@ static void tile_any(const lb_product *p, lb_amx *amx, size_t rows, size_t row, 
     }
 }
 
-/* What tile `tile` of the `tiles` of a panel asks for: its share of the next panel. All of it by the
- * first tiles is more than memory gives at a time, and these wait then: with 12, 36 and 96 rows the
- * f32 product is 1.5, 1.2 and 1.1 times as fast with even shares. */
+/* What tile `tile` of the `tiles` of a panel asks for: its share of the next panel. All of it by
+ * the first tiles is more than memory gives at a time, and these wait then: with 12, 36 and 96 rows
+ * the f32 product is 1.5, 1.2 and 1.1 times as fast with even shares. */
 static lb_ahead ahead_of(const lb_product *p, size_t column, size_t tile, size_t tiles)
 {
     const size_t bytes = lb_panel_bytes(p->stored, p->depth), next = column / LB_PANEL + 1;

@@ -17,7 +17,7 @@ typedef struct node_set {
 static bool allowed_nodes(node_set *out)
 {
     int policy = -1;
-    if (syscall(SYS_get_mempolicy, &policy, NULL, 0ul, NULL, 0ul) != 0 )
+    if (syscall(SYS_get_mempolicy, &policy, NULL, 0ul, NULL, 0ul) != 0 || policy != MPOL_DEFAULT)
         return false;
     *out = (node_set){{0}};
     return syscall(SYS_get_mempolicy, NULL, out->word, (unsigned long)NODES_MAX, NULL,

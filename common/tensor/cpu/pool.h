@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * lb_pool - the CPU backend's threads: one parallel loop at a time, in which the caller takes part.
- * A thread begins with a share of consecutive tasks, the same share in every loop of as many tasks,
- * so that it finds in its cache what it had asked for; then it helps the others. Which thread runs a
+ * A thread begins with a share of consecutive tasks, the same share in every loop of as many, so
+ * that it finds in its cache what it had asked for; then it helps the others. Which thread runs a
  * task is therefore a matter of chance, and a task's result may depend on its index alone.
  * Idle threads sleep; they spin only for the moment in which a forward pass starts its next loop.
  */

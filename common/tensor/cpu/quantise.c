@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What a product reads. As integers a block of LB_QUANT_BLOCK of a row is normed, if it is to be,
- * rotated, divided by its scale (the largest magnitude over LB_INT16_MAX or LB_INT8_MAX) and rounded
- * to nearest even. A block that is not finite gets the scale NaN, so that its row's results are NaN
- * and are noticed.
+ * rotated, divided by its scale (the largest magnitude over LB_INT16_MAX or LB_INT8_MAX) and
+ * rounded to nearest even. A block that is not finite gets the scale NaN, so that its row's results
+ * are NaN and are noticed.
  */
 #include "common/tensor/cpu/quantise.h"
 #include "common/tensor/cpu/norm.h"
