@@ -44,7 +44,7 @@ refuse "an unknown dtype" dtype --model "$models/student" --dtype f16
 refuse "8-bit integers to train with" dtype --model "$models/student" --phase train --dtype int8
 refuse "too many tokens" tokens --model "$models/student" --tokens 30000
 refuse "no runs" runs --model "$models/student" --runs 0
-refuse "too few tokens to be told from their prompt" "too few" --model "$models/student" --phase decode --tokens 2 --prompt 500 --runs 1
+refuse "too few tokens to be told from their prompt" "too few" --model "$models/student" --phase decode --tokens 2 --prompt 120 --runs 1
 
 # A teacher with integer weights says how far it is from f32.
 for dtype in f32 fast int8; do
