@@ -3,8 +3,8 @@
  * What weights (pack.c) and activations (quantise.c) have in common when they become integers.
  *
  * LB_INT16: magnitudes up to 4095, so that the sum of 128 products, 128 x 4095^2 = 2146435200, is
- * below 2^31. LB_INT8: up to 127; activations get 128 added, because the instructions multiply
- * unsigned by signed bytes, and the sums start from -128 times the weights' sum.
+ * below 2^31. LB_INT8: up to 127, activations in the form that the instructions multiply
+ * (simd_int.h).
  *
  * For AMX, which multiplies bytes, an int16 is 64 high + low with low from -32 to 31 and high from
  * -64 to 64, kept in two planes: rows have the high bytes of all columns and then the low ones,
