@@ -7,9 +7,9 @@
  *
  * VNNI multiplies unsigned by signed bytes, and so do AVX-512 without it and plain C here; Arm, and
  * AVX2 without it, multiply signed by signed ones (LB_SIGNED_BYTES). So the activations of an 8-bit
- * product are written by vf_store_bytes in the form that vi_dot_bytes takes, and its sums begin with
- * vi_begin_bytes(-128 x the sums of the weights' bytes), which puts right what 128 added to each
- * activation does; where none is added that is 0.
+ * product are written by vf_store_bytes in the form that vi_dot_bytes takes, and its sums begin
+ * with vi_begin_bytes(-128 x the sums of the weights' bytes), which puts right what 128 added to
+ * each activation does; where none is added that is 0.
  */
 #ifndef LB_COMMON_TENSOR_CPU_SIMD_INT_H
 #define LB_COMMON_TENSOR_CPU_SIMD_INT_H
