@@ -65,10 +65,10 @@ static lb_norm norm_of(const lb_model *model, lb_tensor gain)
     return (lb_norm){gain, (float)model->config.rms_eps};
 }
 
-static lb_tensor norm(lb_model *model, lb_tensor x, const lb_norm *by)
+static lb_tensor norm(lb_model *model, lb_tensor x, lb_tensor gain)
 {
     lb_tensor out = lb_ops_alloc(model->ops, LB_F32, x.rows, x.cols);
-    lb_rmsnorm(model->ops, out, x, by->gain, by->eps);
+    lb_rmsnorm(model->ops, out, x, gain, (float)model->config.rms_eps);
     return out;
 }
 
@@ -78,11 +78,7 @@ static lb_tensor position_heads(lb_model *model, lb_tensor raw, lb_tensor gain,
                                 const lb_rows *rows)
 {
     size_t dim = model->config.head_dim;
-    lb_tensor out = raw;
-    if (gain.data) {
-        out = lb_ops_alloc(model->ops, LB_F32, raw.rows, raw.cols);
-        lb_rmsnorm(model->ops, out, raw, gain, (float)model->config.rms_eps);
-    }
+    lb_tensor out = gain.data ? norm(model, raw, gain) : raw;
     lb_rope(model->ops, out, dim, model->rope, rows->positions, false);
     return out;
 }
@@ -120,7 +116,7 @@ static void mlp_forward(lb_model *model, const lb_adapter *adapter, size_t index
                          w->projection[LB_PROJ_UP]);
         return;
     }
-    s->mlp_normed = norm(model, x, &by);
+    s->mlp_normed = norm(model, x, w->mlp_norm);
     project(model, adapter, index, LB_PROJ_GATE, 2, s->mlp_normed, NULL, gate_up);
     s->gate = gate_up[0];
     s->up = gate_up[1];
@@ -141,7 +137,7 @@ void lb_block_forward(lb_model *model, const lb_adapter *adapter, size_t index,
         lb_copy(ops, s.input, x);
     }
     if (state || any_adapted(adapter, index, LB_PROJ_Q, 3)) {
-        s.normed = norm(model, x, &by);
+        s.normed = norm(model, x, w->attention_norm);
         project(model, adapter, index, LB_PROJ_Q, 3, s.normed, NULL, qkv);
     } else {
         project(model, adapter, index, LB_PROJ_Q, 3, x, &by, qkv);
@@ -171,8 +167,7 @@ lb_tensor lb_forward(lb_model *model, const lb_adapter *adapter, const lb_rows *
     lb_embed(model->ops, x, model->embedding, rows->tokens);
     for (size_t i = 0; i < model->config.layers; i++)
         lb_block_forward(model, adapter, i, rows, x, NULL);
-    const lb_norm by = norm_of(model, model->final_norm);
-    return norm(model, x, &by);
+    return norm(model, x, model->final_norm);
 }
 
 lb_status lb_kv_cache_create(lb_model *model, size_t pages, lb_kv_cache *out, lb_err *err)

@@ -64,7 +64,7 @@ static lb_status grow(void **buffer, size_t *have, size_t bytes)
     if (bytes <= *have)
         return LB_OK;
     free(*buffer);
-    *buffer = lb_cpu_room(bytes);
+    *buffer = lb_cpu_shared_room(bytes);
     *have = *buffer ? bytes : 0;
     return *buffer ? LB_OK : LB_ENOMEM;
 }

@@ -201,12 +201,13 @@ void LB_K(lb_product_part)(const lb_product *p, size_t first, size_t rows, size_
     if (end > p->n)
         end = p->n;
     for (size_t column = begin; column < end; column += width) {
-        for (size_t row = 0, tile = column / width % across * tiles; row < rows; tile++) {
+        const size_t before = column / width % across * tiles;   /* tiles of the same panel */
+        for (size_t row = 0, tile = 0; tile < tiles; tile++) {
             /* AMX's tiles are whole registers. */
             size_t left = rows - row < most ? rows - row : most;
-            size_t count = by_amx ? left : lb_tile_height(rows, tiles, tile % tiles);
+            size_t count = by_amx ? left : lb_tile_height(rows, tiles, tile);
             tile_any(p, &amx, count, first + row, column,
-                     ahead_of(p, column, tile, tiles * across));
+                     ahead_of(p, column, before + tile, tiles * across));
             row += count;
         }
     }

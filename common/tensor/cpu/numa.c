@@ -46,6 +46,6 @@ bool lb_numa_spread(void *memory, size_t bytes, unsigned least)
     node_set set;
     if (first >= end || !allowed_nodes(&set) || count(&set) < least)
         return false;
-    return syscall(SYS_mbind, first, (unsigned long)(end - first), MPOL_INTERLEAVE, set.word,
-                   (unsigned long)NODES_MAX, 0u) == 0;
+    return syscall(SYS_mbind, first, (unsigned long)(end - first), (unsigned long)MPOL_INTERLEAVE,
+                   set.word, (unsigned long)NODES_MAX, 0ul) == 0;
 }
